@@ -1,0 +1,222 @@
+"""What the four tasks share: freezing, parameter groups, evaluation over the whole set, what a checkpoint carries."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import Metric
+
+from lit_vision.errors import UserError
+from lit_vision.networks.freezing import freeze_parameters, frozen_parameters, norms_of
+from lit_vision.networks.preprocess import Preprocess
+from lit_vision.tasks.optimization import as_channels_last, parameter_groups, scale_learning_rates, warmup_cosine
+from lit_vision.types import Batch
+
+CHECKPOINT_VERSION = 1
+Freeze = str | int | list[str]
+
+adamw: OptimizerCallable = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
+
+
+class VisionTask(pl.LightningModule):
+    """A network with its loss, metrics and predictions.
+
+    A subclass builds its networks and metrics in `__init__`, names its pretrained parts in `backbones`, and writes
+    `forward`, `training_step`, `_evaluate` and `predict_step`. Everything that it needs to be rebuilt for prediction
+    goes through `save_hyperparameters({...})` as plain values, so that checkpoints load with weights_only=True.
+
+    Args:
+        class_names: K names; a label or mask value is a position in it. Comes from the data on the command line.
+        optimizer: makes the optimizer from the parameter groups.
+        scheduler: makes the scheduler from the optimizer; null = warm-up and cosine over the whole run, per step.
+        scheduler_interval: step your own scheduler every "epoch" or every "step".
+        warmup: share of the run in which the default scheduler warms up.
+        lr_decay: factor on the learning rate for each stage farther from the head.
+        freeze: what does not train: "backbone", a number of stages counted from the input, or regular expressions
+            on parameter names. Normalisation layers inside stay in evaluation mode.
+        channels_last: memory format of network and batch; faster on CPUs and tensor cores.
+        compile: torch.compile the networks (minutes on a CPU without gain; for GPUs).
+    """
+
+    monitor: ClassVar[str] = "val/loss"
+    monitor_mode: ClassVar[str] = "min"
+    # bf16-mixed becomes the default on processors that gain only where equal accuracy has been shown.
+    bf16_shown: ClassVar[bool] = False
+
+    preprocess: Preprocess
+    metrics: nn.ModuleDict  # "val" and "test" -> Metric whose compute() gives {name: scalar}
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        optimizer: OptimizerCallable = adamw,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: str = "epoch",
+        warmup: float = 0.05,
+        lr_decay: float = 1.0,
+        freeze: Freeze | None = None,
+        channels_last: bool = True,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        if not class_names:
+            raise UserError("model.class_names is empty: give at least one class name")
+        self.class_names = list(class_names)
+        self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
+        self.warmup, self.lr_decay, self.freezing = warmup, lr_decay, freeze
+        self.channels_last, self.compiled = channels_last, compile
+        self.data: dict[str, Any] = {}
+        self._held_norms: list[str] = []
+        self.save_hyperparameters({"class_names": self.class_names})
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    @property
+    def backbones(self) -> dict[str, nn.Module]:
+        """Name of each pretrained part within this module -> the part; what lies outside is the head."""
+        raise NotImplementedError
+
+    # --- set-up -------------------------------------------------------------------------------------------------
+    def setup(self, stage: str) -> None:
+        """Freezes (before DDP wraps the module), sets the memory format, compiles; remembers the data's facts."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None and hasattr(datamodule, "preprocessing"):
+            self.data = dict(datamodule.preprocessing)
+        if stage == "fit" and self.freezing is not None:
+            self._freeze(self.freezing)
+        if self.channels_last:
+            as_channels_last(self)
+        if self.compiled:
+            for child in self.children():
+                if not isinstance(child, Metric | nn.ModuleDict):
+                    child.compile()
+
+    def _freeze(self, spec: Freeze) -> None:
+        for prefix, backbone in self.backbones.items():
+            names = frozen_parameters(backbone, spec)
+            freeze_parameters(backbone, names)
+            self._held_norms += [f"{prefix}.{name}" for name in norms_of(backbone, names)]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "VisionTask":
+        """As usual, but the normalisation layers of frozen stages keep their statistics."""
+        super().train(mode)
+        for name in self._held_norms:
+            self.get_submodule(name).eval()
+        return self
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Puts the pictures into the network's memory format."""
+        if self.channels_last and isinstance(batch, dict) and batch["image"].ndim == 4:
+            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+        return batch
+
+    # --- optimisation -------------------------------------------------------------------------------------------
+    def configure_optimizers(self) -> Any:
+        """Head first, then one group per stage; learning rates fall by lr_decay with the distance from the head."""
+        optimizer = self.optimizer(parameter_groups(self, self.backbones, self.lr_decay))
+        scale_learning_rates(optimizer)
+        if self.scheduler is None:
+            default = warmup_cosine(optimizer, self.total_steps, self.warmup)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": default, "interval": "step"}}
+        scheduler = self.scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config["monitor"] = getattr(scheduler, "monitor", self.monitor)
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return int(self.trainer.estimated_stepping_batches)
+
+    # --- evaluation ---------------------------------------------------------------------------------------------
+    def _evaluate(self, batch: Any, metrics: Metric, stage: str) -> Sequence[Mapping[str, Tensor]]:
+        """Updates the metrics with a batch, logs `<stage>/loss`, and gives one prediction per image."""
+        raise NotImplementedError
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Sequence[Mapping[str, Tensor]]:
+        """One batch of the validation split."""
+        return self._step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Sequence[Mapping[str, Tensor]]:
+        """One batch of the test split."""
+        return self._step(batch, "test")
+
+    def _step(self, batch: Batch, stage: str) -> Sequence[Mapping[str, Tensor]]:
+        batch = without_padding(batch)
+        if len(batch["index"]) == 0:
+            return []
+        return self._evaluate(batch, cast(Metric, self.metrics[stage]), stage)
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics over the whole validation split."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Metrics over the whole test split."""
+        self._log_metrics("test")
+
+    def _log_metrics(self, stage: str) -> None:
+        metric = cast(Metric, self.metrics[stage])
+        values: Mapping[str, Tensor] = metric.compute()
+        metric.reset()
+        main = self.monitor.split("/", 1)[1]
+        self.log_dict({f"{stage}/{key}": value for key, value in values.items() if key != main})
+        if main in values:
+            self.log(f"{stage}/{main}", values[main], prog_bar=True)
+
+    def log_loss(self, stage: str, loss: Tensor, size: int) -> None:
+        """Logs a loss as the mean over images and processes."""
+        training = stage == "train"
+        self.log(f"{stage}/loss", loss.detach(), prog_bar=training, batch_size=size, sync_dist=not training)
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what prediction needs: task, classes, preprocessing (plain values)."""
+        checkpoint["lit_vision"] = {
+            "version": CHECKPOINT_VERSION,
+            "task": type(self).__name__,
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "class_names": self.class_names,
+            "data": self.data,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another task or of other classes."""
+        facts = checkpoint.get("lit_vision")
+        if facts is None:
+            raise UserError("the checkpoint was not written by lit_vision: give one of a lit_vision run")
+        if facts["task"] != type(self).__name__:
+            raise UserError(f"the checkpoint is of a {facts['task']}, but the model is a {type(self).__name__}")
+        if facts["class_names"] != self.class_names:
+            raise UserError(
+                f"the checkpoint knows {len(facts['class_names'])} classes {_shown(facts['class_names'])}, "
+                f"but the data has {self.num_classes} {_shown(self.class_names)}: use the data it was trained on"
+            )
+        self.data = dict(facts["data"])
+
+
+def _shown(names: Sequence[str]) -> str:
+    return "(" + ", ".join(list(names)[:5]) + (", ..." if len(names) > 5 else "") + ")"
+
+
+def without_padding(batch: Batch) -> Batch:
+    """The batch without the samples that only fill up a process's share (index -1)."""
+    real = batch["index"] >= 0
+    if bool(real.all()):
+        return batch
+    kept = real.nonzero().flatten().tolist()
+
+    def choose(value: Any) -> Any:
+        return value[real] if isinstance(value, Tensor) else [value[k] for k in kept]
+
+    return cast(Batch, {key: choose(value) for key, value in batch.items()})

@@ -1,0 +1,49 @@
+"""From a checkpoint file back to a task, without its configuration and without pickle."""
+
+import importlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_vision.errors import UserError
+from lit_vision.tasks.base import VisionTask
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The contents of a checkpoint file, on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, or not one of lit_vision's.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint {path} is damaged or not a checkpoint: use another one of the run") from error
+    if not isinstance(checkpoint, dict) or "lit_vision" not in checkpoint:
+        raise UserError(f"checkpoint {path} was not written by lit_vision: give one of a lit_vision run")
+    return checkpoint
+
+
+def load_task(path: str | Path, **changes: Any) -> VisionTask:
+    """The trained task of a checkpoint, in evaluation mode, on the CPU.
+
+    Args:
+        path: a checkpoint of `fit`.
+        changes: arguments of the task to be set otherwise, such as thresholds.
+    """
+    checkpoint = read_checkpoint(path)
+    module, _, name = checkpoint["lit_vision"]["class_path"].rpartition(".")
+    try:
+        task_class = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"checkpoint {path} is of {module}.{name}, which cannot be imported here") from error
+    if not (isinstance(task_class, type) and issubclass(task_class, VisionTask)):
+        raise UserError(f"checkpoint {path} names {module}.{name}, which is not a task of lit_vision")
+    task = task_class(**{**checkpoint["hyper_parameters"], **changes})
+    task.on_load_checkpoint(checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+    return task.eval()

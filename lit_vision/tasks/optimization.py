@@ -1,0 +1,80 @@
+"""Parameter groups and the default schedule: every parameter is in the optimizer from the first step."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_vision.networks.stages import stages
+
+
+def parameter_groups(
+    module: nn.Module, backbones: Mapping[str, nn.Module], lr_decay: float = 1.0, norm_decay: bool = False
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer: the head first, then one per backbone stage, each split in decay / no-decay.
+
+    Frozen parameters are in their group too: without a gradient the optimizer passes them over, and no group ever
+    has to be added when a stage opens, so schedulers and resume need nothing special.
+
+    Args:
+        module: all its parameters are grouped, each once (tied ones where they occur first, head before stages).
+        backbones: prefix of the parameter names -> pretrained part, divided into stages.
+        lr_decay: stage i has the learning rate lr * lr_decay ** (i + 1); the head has lr.
+        norm_decay: give weight decay to biases and norm weights too.
+
+    Returns:
+        Dicts with params, name and lr_scale; no-decay groups also have weight_decay 0.
+    """
+    named = dict(module.named_parameters())
+    buckets: list[tuple[str, int, list[str]]] = []
+    for prefix, backbone in backbones.items():
+        for depth, names in enumerate(stages(backbone)):
+            buckets.append((f"{prefix}/stage{depth}", depth + 1, [f"{prefix}.{name}" for name in names]))
+    staged = {name for _, _, names in buckets for name in names}
+    buckets.insert(0, ("head", 0, [name for name in named if name not in staged]))
+    groups: list[dict[str, Any]] = []
+    for bucket, depth, names in buckets:
+        for kind, decays in (("decay", True), ("no_decay", False)):
+            chosen = [named[n] for n in names if n in named and (norm_decay or _decays(n, named[n])) is decays]
+            if chosen:
+                group: dict[str, Any] = {"params": chosen, "name": f"{bucket}/{kind}", "lr_scale": lr_decay**depth}
+                groups.append(group if decays else {**group, "weight_decay": 0.0})
+    return groups
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and not name.endswith("bias")
+
+
+def scale_learning_rates(optimizer: Optimizer) -> None:
+    """Multiplies each group's learning rate by its lr_scale, once, before a scheduler reads it."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group["lr_scale"]
+
+
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float = 0.01) -> LambdaLR:
+    """Linear warm-up over a share of the steps, then half a cosine down to `final` times the learning rate.
+
+    Args:
+        steps: optimizer steps of the whole run.
+        warmup: share of the steps, in [0, 1).
+        final: last factor (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, without restarts).
+    """
+    rise = max(round(steps * warmup), 1)
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        progress = min((step - rise) / max(steps - rise, 1), 1.0)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, factor)
+
+
+def as_channels_last(module: nn.Module) -> None:
+    """Puts the 4-D parameters in channels_last order, which CPUs and GPUs convolve fastest."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this overload
