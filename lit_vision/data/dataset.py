@@ -74,6 +74,7 @@ class Collate:
         self.listed, self.multiple = frozenset(listed), multiple
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """One batch."""
         rows = [cast(dict[str, Any], sample) for sample in samples]
         return cast(Batch, {key: self._join(key, [row[key] for row in rows]) for key in rows[0]})
 

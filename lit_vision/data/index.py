@@ -22,6 +22,7 @@ class Packed:
 
     @classmethod
     def pack(cls, items: Iterable[bytes | str]) -> "Packed":
+        """Items as one array; text is encoded as utf-8."""
         encoded = [item.encode() if isinstance(item, str) else item for item in items]
         lengths = np.fromiter((len(item) for item in encoded), np.int64, len(encoded))
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])

@@ -1,13 +1,13 @@
 """What the four tasks share: freezing, parameter groups, evaluation over the whole set, what a checkpoint carries."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
@@ -19,8 +19,6 @@ from lit_vision.types import Batch
 
 CHECKPOINT_VERSION = 1
 Freeze = str | int | list[str]
-
-adamw: OptimizerCallable = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)
 
 
 class VisionTask(pl.LightningModule):
@@ -54,7 +52,7 @@ class VisionTask(pl.LightningModule):
     def __init__(
         self,
         class_names: Sequence[str],
-        optimizer: OptimizerCallable = adamw,
+        optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-3, weight_decay=0.05),
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: str = "epoch",
         warmup: float = 0.05,
