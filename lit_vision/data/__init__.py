@@ -1,0 +1,26 @@
+"""From files on disk to batches. The data modules are loaded on first use: readers alone need no Lightning."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_vision.data.base import VisionDataModule as VisionDataModule
+    from lit_vision.data.classification import ClassificationDataModule as ClassificationDataModule
+    from lit_vision.data.detection import DetectionDataModule as DetectionDataModule
+    from lit_vision.data.instances import InstanceDataModule as InstanceDataModule
+    from lit_vision.data.segmentation import SegmentationDataModule as SegmentationDataModule
+
+_HOMES = {
+    "VisionDataModule": "base",
+    "ClassificationDataModule": "classification",
+    "SegmentationDataModule": "segmentation",
+    "InstanceDataModule": "instances",
+    "DetectionDataModule": "detection",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

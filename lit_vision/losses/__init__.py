@@ -1,0 +1,1 @@
+"""Losses that torch and segmentation_models_pytorch lack."""

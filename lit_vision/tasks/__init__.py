@@ -1,0 +1,28 @@
+"""The tasks: one file each, from batch to loss, metrics and predictions. Loaded on first use."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_vision.tasks.base import VisionTask as VisionTask
+    from lit_vision.tasks.checkpoints import load_task as load_task
+    from lit_vision.tasks.classification import TransferClassifier as TransferClassifier
+    from lit_vision.tasks.detection import YOLODetector as YOLODetector
+    from lit_vision.tasks.instances import InstanceSegmenter as InstanceSegmenter
+    from lit_vision.tasks.segmentation import SemanticSegmenter as SemanticSegmenter
+
+_HOMES = {
+    "VisionTask": "base",
+    "load_task": "checkpoints",
+    "TransferClassifier": "classification",
+    "SemanticSegmenter": "segmentation",
+    "InstanceSegmenter": "instances",
+    "YOLODetector": "detection",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
