@@ -1,0 +1,206 @@
+"""Backbones by name: any timm network as a classifier, or as a source of features at several strides.
+
+timm is imported inside the functions, since its import takes seconds. The network is used only for `pretrained=True`.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from lit_vision.errors import UserError
+from lit_vision.networks.weights import load_weights
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+_FIXED = re.compile(r"multiple values for (?:keyword )?argument '(\w+)'")
+
+
+def backbone_names(pattern: str = "") -> list[str]:
+    """Names that `create_classifier` and `create_features` know; `pattern` may hold wildcards, as "resnet*"."""
+    import timm
+
+    import lit_vision.networks.mobilenet  # noqa: F401  imported for the names that it adds to timm's
+
+    names: list[str] = timm.list_models(pattern)
+    return names
+
+
+def check_backbone(name: str) -> None:
+    """Raises a UserError with the nearest names if no backbone is called `name`; a timm tag may follow a dot."""
+    import timm
+
+    known = backbone_names()
+    if "/" not in name and timm.is_model(name):
+        return
+    architecture = name.split(".")[0]
+    near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.5)
+    near = near or [other for other in known if other.startswith(architecture[:4])][:3]
+    hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists them all."
+    raise UserError(f"there is no backbone called {name!r}{hint}")
+
+
+def create_classifier(
+    name: str,
+    num_classes: int,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    weights: str | None = None,
+    **backbone_args: Any,
+) -> nn.Module:
+    """A timm network whose last layer gives `num_classes` logits: (B, in_channels, H, W) float -> (B, num_classes).
+
+    Args:
+        name: a timm name, as "resnet18" or, with the tag of certain weights, "resnet18.a1_in1k".
+        num_classes: outputs of the last layer; 0 leaves it out.
+        in_channels: channels of the image; the first convolution of given weights is adapted as timm does.
+        pretrained: download the weights of `name`.
+        weights: file of weights instead, see `load_weights`; a last layer of another size stays newly drawn.
+        backbone_args: timm's own arguments of the network, as `drop_rate: 0.2`, `drop_path_rate`, `act_layer: relu6`.
+
+    Raises:
+        UserError: for an unknown name or argument, or weights that cannot be had or do not fit.
+    """
+    args = {"num_classes": num_classes, "in_chans": in_channels, **backbone_args}
+    return _create(name, pretrained, weights, args)
+
+
+def create_features(
+    name: str,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    weights: str | None = None,
+    out_indices: Sequence[int] | None = None,
+    **backbone_args: Any,
+) -> nn.Module:
+    """A timm network without its head: (B, in_channels, H, W) float -> list of feature maps (B, C_i, H / s_i, W / s_i).
+
+    `feature_info.channels()` and `.reduction()` of the result give C_i and the strides s_i.
+
+    Args:
+        name: as for `create_classifier`.
+        in_channels: as for `create_classifier`.
+        pretrained: as for `create_classifier`.
+        weights: as for `create_classifier`; layers after the last feature are left out.
+        out_indices: which features, 0 = finest; None = all. Most convolutional networks have 5, at strides 2 to 32.
+        backbone_args: as for `create_classifier`.
+
+    Raises:
+        UserError: as `create_classifier`, and for networks that have no features or too few of them.
+    """
+    args = {"in_chans": in_channels, "features_only": True, **backbone_args}
+    if out_indices is not None:
+        args["out_indices"] = tuple(out_indices)
+    return _create(name, pretrained, weights, args)
+
+
+def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str, Any]) -> nn.Module:
+    check_backbone(name)
+    if pretrained and weights is not None:
+        raise UserError(f"{name} was given both pretrained: true and weights: {weights}; give one of them.")
+    name, args = _widened(name, _with_layers(args))
+    import timm
+
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, **args)
+    except Exception as error:  # timm's builders and the hub's clients raise errors of every kind
+        raise UserError(_explain(name, pretrained, args, error)) from error
+    if weights is not None:
+        load_weights(network, weights)
+    return network
+
+
+def _widened(name: str, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """timm's mobilenetv1_100 fixes its width; the same network under our name takes `channel_multiplier`."""
+    if name == "mobilenetv1_100" and "channel_multiplier" in args:
+        return "mobilenetv1_025", {"pad_type": "", **args}
+    return name, dict(args)
+
+
+def _with_layers(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Layers named by strings, as a YAML gives them, become classes: some networks of timm take only those."""
+    from timm.layers.create_act import get_act_layer
+    from timm.layers.create_norm import get_norm_layer
+
+    found = dict(args)
+    for key, look_up in (("act_layer", get_act_layer), ("norm_layer", get_norm_layer)):
+        if isinstance(found.get(key), str):
+            try:
+                found[key] = look_up(found[key])
+            except (KeyError, AssertionError) as error:
+                raise UserError(f"timm has no layer {found[key]!r} for {key}; give one as relu, silu, gelu.") from error
+    return found
+
+
+def _explain(name: str, pretrained: bool, args: Mapping[str, Any], error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if found := _UNEXPECTED.search(reason):
+        return f"backbone {name} knows no argument {found[1]!r}; leave it out of the backbone's arguments."
+    if found := _FIXED.search(reason):
+        return f"backbone {name} fixes {found[1]!r} by its name; choose another name or leave the argument out."
+    if pretrained and "No pretrained weights" in reason:
+        return f"{name} has no pretrained weights to download; give weights: <file>."
+    if pretrained and not isinstance(error, TypeError):
+        source = weights_source(name) or name
+        return f"weights of {name} ({source}) cannot be downloaded: {reason}; give weights: <file>."
+    if args.get("features_only"):
+        return f"backbone {name} cannot give these features ({reason}); choose other out_indices or another backbone."
+    return f"backbone {name} cannot be built with {dict(args)}: {reason}."
+
+
+def weights_source(name: str) -> str | None:
+    """Where timm's pretrained weights of `name` come from: a name on the Hugging Face hub or an address; or None."""
+    config = _config(name)
+    source: str | None = config.get("hf_hub_id") or config.get("url") or None
+    if source == "timm/":
+        tag = config.get("tag")
+        source = f"timm/{config.get('architecture', name.split('.')[0])}" + (f".{tag}" if tag else "")
+    return source
+
+
+def _config(backbone: str | nn.Module) -> dict[str, Any]:
+    """timm's description of a backbone's pretrained weights; empty where it has none."""
+    if isinstance(backbone, nn.Module):
+        inner = getattr(backbone, "model", None)
+        found = getattr(backbone, "pretrained_cfg", None) or getattr(inner, "pretrained_cfg", None) or {}
+        return dict(found)
+    import timm
+
+    check_backbone(backbone)
+    config: Any = timm.get_pretrained_cfg(backbone)
+    return dict(config.to_dict()) if config is not None else {}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone's weights expect of its input.
+
+    Attributes:
+        mean: per channel, of pixels scaled to 0..1.
+        std: per channel, likewise.
+        licence: of the pretrained weights, as timm states it; None where it states none.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    licence: str | None
+
+
+def preprocessing_of(backbone: str | nn.Module, in_channels: int = 3) -> Preprocessing:
+    """The input statistics that a backbone was trained with, by name or of a module that timm made.
+
+    With another number of channels than the weights have, the statistics repeat (R, G, B, R, ...), as the adapted
+    first convolution does; one channel gets their average. Backbones that timm does not describe get ImageNet's.
+    """
+    config = _config(backbone)
+    mean, std = config.get("mean") or _IMAGENET_MEAN, config.get("std") or _IMAGENET_STD
+    return Preprocessing(_spread(mean, in_channels), _spread(std, in_channels), config.get("license"))
+
+
+def _spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(float(values[i % len(values)]) for i in range(channels))

@@ -1,0 +1,116 @@
+"""What timm knows of a network by its name: its head, its first convolution, and how files name its tensors."""
+
+import difflib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CANDIDATES = 24  # of one family, each built without memory: some 50 ms
+
+
+@dataclass(frozen=True)
+class Config:
+    """Module names of the classifier layers and of the first convolutions; empty where timm says nothing."""
+
+    heads: tuple[str, ...]
+    stems: tuple[str, ...]
+
+
+def flat(name: str) -> str:
+    """A tensor's name as it is compared: dots and underscores alike."""
+    return name.replace(".", "_")
+
+
+def pretrained_config(network: nn.Module) -> dict[str, Any]:
+    """timm's description of the network, or of the one under `.model` in an encoder; empty where there is none."""
+    inner = getattr(network, "model", None)
+    found = getattr(network, "pretrained_cfg", None) or getattr(inner, "pretrained_cfg", None)
+    return dict(found) if found else {}
+
+
+def architecture(network: nn.Module) -> str:
+    """timm's name of the network, else the name of its class."""
+    return str(pretrained_config(network).get("architecture") or type(network).__name__)
+
+
+def config_of(network: nn.Module) -> Config:
+    """Names of the classifier and of the first convolution of a network that timm made."""
+    config = pretrained_config(network)
+    if config and "classifier" not in config:  # timm strips it from feature networks
+        config = {**_description(architecture(network)), **config}
+    return Config(_as_tuple(config.get("classifier")), _as_tuple(config.get("first_conv")))
+
+
+def _description(name: str) -> dict[str, Any]:
+    import timm
+
+    found: Any = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return dict(found.to_dict()) if found is not None else {}
+
+
+def _as_tuple(names: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def full_network(network: nn.Module) -> nn.Module | None:
+    """The network with its head: itself, or for features and encoders a new one without memory; None if unknown."""
+    import timm
+
+    if hasattr(network, "get_classifier"):
+        return network
+    name = architecture(network)
+    if not timm.is_model(name):
+        return None
+    return _on_meta(name)
+
+
+def _on_meta(name: str) -> nn.Module | None:
+    import timm
+
+    try:
+        with torch.device("meta"):
+            network: nn.Module = timm.create_model(name)
+    except (RuntimeError, NotImplementedError):  # a few networks compute with their tensors while they are built
+        network = timm.create_model(name)
+    return network
+
+
+def checkpoint_filter(network: nn.Module) -> Callable[..., Mapping[str, Any]] | None:
+    """timm's conversion of the authors' names and sizes for this network, where it has one."""
+    whole = full_network(network)
+    module = sys.modules.get(type(whole).__module__)
+    if whole is None or not type(whole).__module__.startswith("timm."):
+        return None
+    found: Callable[..., Mapping[str, Any]] | None = getattr(module, "checkpoint_filter_fn", None)
+    return found
+
+
+def nearest_fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
+    """A network of the same family that has exactly the given tensors (flat names), its classifier apart; or None."""
+    import timm
+
+    whole = full_network(network)
+    if whole is None or not type(whole).__module__.startswith("timm."):
+        return None
+    own = architecture(network)
+    family = timm.list_models(module=type(whole).__module__.rsplit(".", 1)[-1])
+    near = difflib.get_close_matches(own, family, n=_CANDIDATES, cutoff=0.0)
+    wanted = {name: tensor.shape for name, tensor in tensors.items() if tensor.ndim}
+    for name in near:
+        if name != own and _has_tensors(name, wanted):
+            return str(name)
+    return None
+
+
+def _has_tensors(name: str, wanted: Mapping[str, torch.Size]) -> bool:
+    network = _on_meta(name)
+    if network is None:
+        return False
+    heads = tuple(flat(head) + "_" for head in config_of(network).heads)
+    own = {flat(key): tensor.shape for key, tensor in network.state_dict().items() if tensor.ndim}
+    body = {key: shape for key, shape in own.items() if not (heads and key.startswith(heads))}
+    return all(wanted.get(key) == shape for key, shape in body.items()) and all(key in own for key in wanted)
