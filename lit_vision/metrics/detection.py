@@ -1,0 +1,182 @@
+"""COCO's mean average precision of boxes over a whole data set, on any number of processes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lit_vision.types import DetectionPrediction
+
+SIZES = ("all", "small", "medium", "large")  # COCO's: the last three divide at areas of 32 x 32 and 96 x 96 pixels
+ABSENT = -1.0  # COCO's mark for a mean over nothing
+THRESHOLDS = {"map_50": 0, "map_75": 5}  # positions of IoU 0.5 and 0.75 among 0.50, 0.55, ..., 0.95
+
+# Flat numeric states, so that the gathering over processes is one concatenation each: (rows' shape, type).
+STATES: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = {
+    "image": ((), torch.int64),
+    "predicted_count": ((), torch.int64),
+    "truth_count": ((), torch.int64),
+    "predicted_boxes": ((4,), torch.float32),
+    "predicted_labels": ((), torch.int64),
+    "predicted_scores": ((), torch.float32),
+    "truth_boxes": ((4,), torch.float32),
+    "truth_labels": ((), torch.int64),
+    "truth_crowd": ((), torch.bool),
+    "truth_area": ((), torch.float32),
+}
+
+
+class MeanAveragePrecision(Metric):
+    """Mean average precision as COCO defines it (https://cocodataset.org/#detection-eval), equal to pycocotools'.
+
+    For each class and each IoU of 0.50, 0.55, ..., 0.95, the precision at 101 recalls is averaged. Predictions matched
+    to a crowd region, or outside the size range asked for, count neither way. Classes without an object are left out
+    of the means. It is computed once over all images, gathered from all processes; an image that was given twice
+    (as distributed samplers do to fill up) counts once.
+
+    Args:
+        class_names: K names.
+        max_detections: of an image and class, the best so many count.
+
+    `compute()` gives scalars in [0, 1]: map (over all IoUs), map_50, map_75; map_small, map_medium, map_large where
+    there are objects of that size in original pixels; ap/<class> where the class has objects. Without any object at
+    all, the first three are -1.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self, class_names: Sequence[str], max_detections: int = 100, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.class_names = list(class_names)
+        self.max_detections = max_detections
+        for name in STATES:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        super().reset()
+        # A process without images still gathers, and needs empty tensors of the right type and shape for it.
+        for name, (shape, dtype) in STATES.items():
+            getattr(self, name).append(torch.zeros((0, *shape), dtype=dtype, device=self.device))
+
+    def update(
+        self,
+        index: Tensor,
+        predictions: Sequence[DetectionPrediction],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        crowd: Sequence[Tensor] | None = None,
+        area: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Adds B images.
+
+        Args:
+            index: (B,) the images' positions in the data set.
+            predictions: boxes, labels and scores of each image, original pixels.
+            boxes: B tensors (N, 4) xyxy, original pixels.
+            labels: B tensors (N,).
+            crowd: B tensors (N,) bool; None: no crowd regions.
+            area: B tensors (N,) of the objects' own areas, for the sizes; None: the boxes' areas.
+        """
+        crowd = crowd or [torch.zeros_like(own, dtype=torch.bool) for own in labels]
+        area = area or [(own[:, 2:] - own[:, :2]).prod(dim=1) for own in boxes]
+        columns: dict[str, Tensor] = {
+            "image": index,
+            "predicted_count": torch.tensor([len(one["scores"]) for one in predictions]),
+            "truth_count": torch.tensor([len(own) for own in labels]),
+            "predicted_boxes": torch.cat([one["boxes"] for one in predictions]),
+            "predicted_labels": torch.cat([one["labels"] for one in predictions]),
+            "predicted_scores": torch.cat([one["scores"] for one in predictions]),
+            "truth_boxes": torch.cat(list(boxes)),
+            "truth_labels": torch.cat(list(labels)),
+            "truth_crowd": torch.cat(list(crowd)),
+            "truth_area": torch.cat(list(area)),
+        }
+        for name, (_, dtype) in STATES.items():
+            getattr(self, name).append(columns[name].detach().to(self.device, dtype))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values by name; see the class."""
+        state = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in STATES}
+        precision = _precision(_once(state), len(self.class_names), self.max_detections)
+        values = {"map": _mean(precision[..., 0])}
+        values |= {name: _mean(precision[place, ..., 0]) for name, place in THRESHOLDS.items()}
+        values |= {f"map_{size}": _mean(precision[..., place]) for place, size in enumerate(SIZES) if place}
+        values |= {f"ap/{name}": _mean(precision[:, :, k, 0]) for k, name in enumerate(self.class_names)}
+        always = ("map", *THRESHOLDS)
+        kept = {name: value for name, value in values.items() if name in always or value != ABSENT}
+        return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in kept.items()}
+
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def _once(state: Arrays) -> Arrays:
+    """The first record of each image, with the image of each prediction and object written out."""
+    _, first = np.unique(state["image"], return_index=True)
+    kept = np.zeros(len(state["image"]), bool)
+    kept[first] = True
+    chosen: Arrays = {"image": state["image"][kept]}
+    for kind in ("predicted", "truth"):
+        counts = state[f"{kind}_count"]
+        rows = np.repeat(kept, counts)
+        chosen[f"{kind}_image"] = np.repeat(state["image"], counts)[rows]
+        for name in state:
+            if name.startswith(kind) and not name.endswith("count"):
+                chosen[name] = state[name][rows]
+    return chosen
+
+
+def _precision(arrays: Arrays, num_classes: int, max_detections: int) -> npt.NDArray[np.float64]:
+    """Precision (10 IoUs, 101 recalls, K classes, 4 sizes), ABSENT where a class has no object of a size."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    if not len(arrays["truth_image"]):
+        return np.full((10, 101, num_classes, len(SIZES)), ABSENT)
+    truth = COCO(_as_coco(arrays, num_classes))
+    results = [
+        {**common, "score": score}
+        for common, score in zip(
+            _annotations(arrays, "predicted"), arrays["predicted_scores"].astype(float).tolist(), strict=True
+        )
+    ]
+    evaluation = COCOeval_faster(truth, truth.loadRes(results), iouType="bbox")
+    evaluation.params.maxDets = [max_detections]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision: npt.NDArray[np.float64] = np.asarray(evaluation.eval["precision"], np.float64)
+    return precision[..., 0]
+
+
+def _as_coco(arrays: Arrays, num_classes: int) -> dict[str, Any]:
+    own = zip(arrays["truth_crowd"].astype(int).tolist(), arrays["truth_area"].astype(float).tolist(), strict=True)
+    annotations = [
+        {**common, "id": number, "iscrowd": crowd, "area": area}
+        for number, (common, (crowd, area)) in enumerate(zip(_annotations(arrays, "truth"), own, strict=True), start=1)
+    ]
+    return {
+        "images": [{"id": int(image)} for image in arrays["image"]],
+        "annotations": annotations,
+        "categories": [{"id": k, "name": str(k)} for k in range(num_classes)],
+    }
+
+
+def _annotations(arrays: Arrays, kind: str) -> list[dict[str, Any]]:
+    """What objects and predictions have in common, with COCO's x, y, width, height."""
+    boxes = arrays[f"{kind}_boxes"].astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    columns = (arrays[f"{kind}_image"].tolist(), arrays[f"{kind}_labels"].tolist(), boxes.tolist())
+    return [{"image_id": i, "category_id": k, "bbox": box} for i, k, box in zip(*columns, strict=True)]
+
+
+def _mean(precision: npt.NDArray[np.float64]) -> float:
+    known = precision[precision > ABSENT]
+    return float(known.mean()) if known.size else ABSENT

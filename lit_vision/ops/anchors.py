@@ -1,0 +1,68 @@
+"""Anchors: the widths and heights that YOLO's boxes are measured against, in pixels of the network's input."""
+
+import torch
+from torch import Tensor
+
+from lit_vision.errors import UserError
+from lit_vision.ops.boxes import size_iou
+
+Anchors = list[tuple[float, float]]
+
+# YOLO v3 (Redmon and Farhadi 2018, section 2.3): k-means on COCO at 416, smallest first.
+PAPER_ANCHORS: Anchors = [
+    (10.0, 13.0), (16.0, 30.0), (33.0, 23.0),
+    (30.0, 61.0), (62.0, 45.0), (59.0, 119.0),
+    (116.0, 90.0), (156.0, 198.0), (373.0, 326.0),
+]  # fmt: skip
+# yolov3-tiny.cfg of the Darknet program.
+TINY_ANCHORS: Anchors = [(10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0), (135.0, 169.0), (344.0, 319.0)]
+
+ROUNDS = 100  # k-means settles after a few dozen
+
+
+def _spread_start(sizes: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """k-means++: each further centre is drawn with probability of its squared distance from those there are."""
+    centres = sizes[torch.randint(len(sizes), (1,), generator=generator)]
+    while len(centres) < k:
+        distance = (1 - size_iou(sizes, centres)).amin(dim=1).clamp(min=0).square()
+        chosen = torch.multinomial(distance, 1, generator=generator)
+        centres = torch.cat([centres, sizes[chosen]])
+    return centres
+
+
+def _means(sizes: Tensor, owner: Tensor, centres: Tensor) -> Tensor:
+    """Mean size of each cluster; a cluster that lost all its members stays where it was."""
+    counts = torch.bincount(owner, minlength=len(centres))
+    sums = torch.zeros_like(centres).index_add_(0, owner, sizes)
+    return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
+
+
+def cluster_anchors(sizes: Tensor, k: int, seed: int = 0) -> tuple[Tensor, float]:
+    """Anchors that fit a data set's boxes: k-means with distance 1 - IoU (YOLO9000, Redmon and Farhadi 2017).
+
+    Args:
+        sizes: (N, 2) widths and heights, pixels of the network input, positive.
+        k: how many anchors.
+        seed: of the starting choice; the same sizes and seed give the same anchors.
+
+    Returns:
+        Anchors (k, 2) float32 sorted by area, and the mean over boxes of the IoU with their best anchor.
+
+    Raises:
+        UserError: there are fewer than k different sizes.
+    """
+    sizes = sizes.detach().cpu().double()
+    sizes = sizes[(sizes > 0).all(dim=1)]
+    different = len(torch.unique(sizes, dim=0))
+    if different < k:
+        raise UserError(
+            f"{k} anchors cannot be clustered from {different} different box sizes; give `anchors` as a list or 'paper'"
+        )
+    centres = _spread_start(sizes, k, torch.Generator().manual_seed(seed))
+    for _ in range(ROUNDS):
+        moved = _means(sizes, size_iou(sizes, centres).argmax(dim=1), centres)
+        if torch.equal(moved, centres):
+            break
+        centres = moved
+    centres = centres[centres.prod(dim=1).argsort()]
+    return centres.float(), float(size_iou(sizes, centres).amax(dim=1).mean())

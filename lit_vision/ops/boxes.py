@@ -1,0 +1,103 @@
+"""Boxes: their forms, their overlaps, and the choice of detections among a network's many boxes.
+
+Boxes are (N, 4) float, xyxy, x1 <= x < x2, in pixels of whatever picture the caller means.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from lit_vision.types import DetectionPrediction
+
+MAX_CANDIDATES = 30_000  # bounds the time of NMS; what lies beyond has the scores of noise
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(..., 4) corners to centre, width and height."""
+    corner, opposite = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(corner + opposite) / 2, opposite - corner], dim=-1)
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) centre, width and height to corners."""
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """(..., 4) xyxy to (...); a box whose corners are swapped has area 0."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Area shared by boxes a (..., 4) and b (..., 4), which broadcast against each other, to (...)."""
+    near = torch.maximum(a[..., :2], b[..., :2])
+    far = torch.minimum(a[..., 2:], b[..., 2:])
+    return (far - near).clamp(min=0).prod(dim=-1)
+
+
+def elementwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of a (..., 4) with b (..., 4), broadcast, in [0, 1]; 0 where both are empty."""
+    shared = intersection(a, b)
+    union = area(a) + area(b) - shared
+    return torch.where(union > 0, shared / union, torch.zeros_like(shared))
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of every box of a (N, 4) with every box of b (M, 4), to (N, M) in [0, 1]."""
+    return elementwise_iou(a[:, None], b[None])
+
+
+def covered(a: Tensor, b: Tensor) -> Tensor:
+    """Fraction of each box of a (N, 4) that lies in each box of b (M, 4), to (N, M): COCO's overlap with a crowd."""
+    own = area(a)[:, None]
+    shared = intersection(a[:, None], b[None])
+    return torch.where(own > 0, shared / own, torch.zeros_like(shared))
+
+
+def size_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of widths and heights alone, as if all centres agreed: a (N, 2) and b (M, 2) to (N, M)."""
+    shared = torch.minimum(a[:, None], b[None]).prod(dim=-1)
+    return shared / (a.prod(dim=-1)[:, None] + b.prod(dim=-1)[None] - shared)
+
+
+def select_detections(
+    boxes: Tensor,
+    objectness: Tensor,
+    probabilities: Tensor,
+    objectness_threshold: float = 0.5,
+    score_threshold: float = 0.5,
+    nms_threshold: float = 0.45,
+    max_detections: int = 100,
+    max_candidates: int = MAX_CANDIDATES,
+) -> DetectionPrediction:
+    """The detections of one image by the YOLO v3 rule: objectness filter, then greedy NMS class by class.
+
+    A box whose objectness is not above its threshold is dropped. Each class whose score (objectness times
+    probability) is above its threshold then yields a box of its own, so that one box may carry several classes.
+    Within a class, a box is suppressed whose IoU with a better one is above `nms_threshold`. All three
+    comparisons are strict, as in Darknet (https://github.com/pjreddie/darknet, `get_yolo_detections`,
+    `do_nms_sort`), whose one threshold 0.5 serves as both of the first two.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        objectness: (N,) in [0, 1].
+        probabilities: (N, C) in [0, 1], independent of each other.
+        objectness_threshold: of the first filter.
+        score_threshold: of the scores.
+        nms_threshold: IoU above which the lesser box of the same class goes.
+        max_detections: the best so many are kept.
+        max_candidates: the best so many enter NMS.
+
+    Returns:
+        boxes, labels and scores of the detections, scores falling.
+    """
+    kept = objectness > objectness_threshold
+    boxes, scores = boxes[kept].float(), (objectness[kept, None] * probabilities[kept]).float()
+    rows, labels = torch.nonzero(scores > score_threshold, as_tuple=True)
+    scores = scores[rows, labels]
+    if len(scores) > max_candidates:
+        best = scores.topk(max_candidates).indices
+        rows, labels, scores = rows[best], labels[best], scores[best]
+    chosen = batched_nms(boxes[rows], scores, labels, nms_threshold)[:max_detections]
+    return {"boxes": boxes[rows[chosen]], "labels": labels[chosen], "scores": scores[chosen]}
