@@ -54,7 +54,6 @@ class YOLOLoss(nn.Module):
     objectness term.
 
     Args:
-        num_classes: C.
         law: sets the next three where they are not given.
         assignment: "best" anchor alone, or all above a "threshold" too.
         box_loss: "mse" is Darknet's box term; "giou", "ciou" see torchvision.ops.
@@ -73,7 +72,6 @@ class YOLOLoss(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
         law: Law = "dense",
         assignment: Assignment | None = None,
         box_loss: BoxLoss | None = None,
@@ -86,7 +84,6 @@ class YOLOLoss(nn.Module):
     ) -> None:
         super().__init__()
         by_law = LAWS[law]
-        self.num_classes = num_classes
         self.assignment: Assignment = assignment or by_law[0]
         self.box_loss: BoxLoss = box_loss or by_law[1]
         self.gains = (by_law[2] if box_gain is None else box_gain, objectness_gain, class_gain)
@@ -108,7 +105,7 @@ class YOLOLoss(nn.Module):
         sizes = [(output.shape[2], output.shape[3]) for output in outputs]
         flat, grid = flatten_outputs(outputs, anchors.shape[1]), make_grid(sizes, anchors, strides)
         threshold = self.assignment_threshold if self.assignment == "threshold" else None
-        slots = assign(join_truths(boxes, labels, crowd), self.num_classes, anchors, strides, sizes, threshold)
+        slots = assign(join_truths(boxes, labels, crowd), flat.shape[-1] - 5, anchors, strides, sizes, threshold)
         ignored = ignored_boxes(decode(flat.detach(), grid), boxes, crowd, self.ignore_threshold)
         trained = flat[slots.image, slots.place]  # (P, 5 + C)
         picture = float(sizes[0][0] * strides[0] * sizes[0][1] * strides[0])

@@ -8,36 +8,17 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
 from lit_vision.networks.backbones import create_features
 from lit_vision.networks.yolo_layers import SLOPE, Scale, TinyBackbone, paper_scales, tiny_scales
-from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS
+from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, arrange_anchors
 from lit_vision.ops.grid import Decoded, decode, flatten_outputs, grid_of
 
 Architecture = Literal["yolov3", "yolov3-tiny"]
 
 MAX_WIDTH = 512  # of the paper's neck; backbones with more channels than Darknet-53 need no wider one
-
-
-def arrange_anchors(anchors: Sequence[Sequence[float]], num_scales: int) -> Tensor:
-    """Anchors (S * A pairs) sorted by area and dealt out, the largest to the coarsest scale: (S, A, 2).
-
-    Raises:
-        UserError: they are not pairs of positive numbers, or not the same number for each scale.
-    """
-    flat = [number for pair in anchors for number in pair]
-    if any(len(pair) != 2 for pair in anchors) or not flat or min(flat) <= 0:
-        raise UserError("`anchors` must be a list of [width, height] in pixels, all above 0")
-    if len(anchors) % num_scales:
-        raise UserError(
-            f"`anchors` has {len(anchors)} pairs, which {num_scales} scales cannot share evenly; "
-            f"give {num_scales}, {2 * num_scales} or {3 * num_scales}"
-        )
-    by_area = sorted(anchors, key=lambda pair: pair[0] * pair[1])
-    return torch.tensor(by_area, dtype=torch.float32).view(num_scales, -1, 2).flip(0)
 
 
 class YOLO(nn.Module):
@@ -60,6 +41,8 @@ class YOLO(nn.Module):
         self.backbone = backbone
         self.scales = nn.ModuleList(scales)
         self.strides = tuple(strides)
+        # timm's Swin and its kin give (B, H, W, C).
+        self.channels_first = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NCHW")
         self.register_buffer("anchors", anchors)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -73,6 +56,7 @@ class YOLO(nn.Module):
             raise UserError(f"image_size {height} x {width} is not a multiple of {self.strides[0]}; choose one that is")
         outputs, route = [], None
         for feature, scale in zip(reversed(self.backbone(images)), self.scales, strict=True):
+            feature = feature if self.channels_first else feature.permute(0, 3, 1, 2)
             logits, route = scale(feature, route)
             outputs.append(logits)
         return outputs
@@ -90,6 +74,7 @@ def yolov3(
     anchors: Sequence[Sequence[float]] = PAPER_ANCHORS,
     pretrained: bool = False,
     weights: str | None = None,
+    slope: float = SLOPE,
     norm_eps: float = 1e-5,
 ) -> YOLO:
     """YOLO v3 as in the paper: Darknet-53, three scales; 61.9 million parameters with 80 classes.
@@ -98,13 +83,12 @@ def yolov3(
         num_classes: C.
         in_channels: of the images.
         anchors: nine (or three, or six) widths and heights.
-        pretrained: timm's ImageNet weights for the backbone. They were trained with a leaky slope of 0.01 instead of
-            Darknet's 0.1, which is then kept.
-        weights: a local file for the backbone (slope 0.1).
+        pretrained: timm's ImageNet weights for the backbone, which were trained with a slope of 0.01.
+        weights: a local file for the backbone instead.
+        slope: of the backbone's leaky ReLU: 0.1 in Darknet.
         norm_eps: of the batch normalisation: 1e-5 as in most of Darknet; 1e-6 as in its CPU code and OpenCV.
     """
-    activation = partial(nn.LeakyReLU, negative_slope=0.01 if pretrained else SLOPE)
-    arguments: dict[str, Any] = {"act_layer": activation}
+    arguments: dict[str, Any] = {"act_layer": partial(nn.LeakyReLU, negative_slope=slope)}
     if norm_eps != 1e-5:
         arguments["norm_layer"] = partial(nn.BatchNorm2d, eps=norm_eps)
     backbone = create_features("darknet53", in_channels, pretrained, weights, (3, 4, 5), **arguments)

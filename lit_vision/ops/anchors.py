@@ -1,5 +1,7 @@
 """Anchors: the widths and heights that YOLO's boxes are measured against, in pixels of the network's input."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,24 @@ PAPER_ANCHORS: Anchors = [
 TINY_ANCHORS: Anchors = [(10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0), (135.0, 169.0), (344.0, 319.0)]
 
 ROUNDS = 100  # k-means settles after a few dozen
+
+
+def arrange_anchors(anchors: Sequence[Sequence[float]], num_scales: int) -> Tensor:
+    """Anchors (S * A pairs) sorted by area and dealt out, the largest to the coarsest scale: (S, A, 2).
+
+    Raises:
+        UserError: they are not pairs of positive numbers, or not the same number for each scale.
+    """
+    flat = [number for pair in anchors for number in pair]
+    if any(len(pair) != 2 for pair in anchors) or not flat or min(flat) <= 0:
+        raise UserError("`anchors` must be a list of [width, height] in pixels, all above 0")
+    if len(anchors) % num_scales:
+        raise UserError(
+            f"`anchors` has {len(anchors)} pairs, which {num_scales} scales cannot share evenly; "
+            f"give {num_scales}, {2 * num_scales} or {3 * num_scales}"
+        )
+    by_area = sorted(anchors, key=lambda pair: pair[0] * pair[1])
+    return torch.tensor(by_area, dtype=torch.float32).view(num_scales, -1, 2).flip(0)
 
 
 def _spread_start(sizes: Tensor, k: int, generator: torch.Generator) -> Tensor:
