@@ -1,0 +1,206 @@
+"""The `lit-vision` command, first stage: answers all that can be answered without importing torch.
+
+Help, version, completion, misspelt commands, missing or broken experiments: tens of milliseconds. Training itself goes
+on in `lit_vision.cli`. A new command is a function here and a row in COMMANDS.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lit_vision import __version__, experiment_files, run_folder, screens
+from lit_vision.errors import UserError
+from lit_vision.names import KEYS, TRAINING, nearest
+
+USER_ERROR = 2
+LEADING = (*KEYS, "config", "print_config", "help", "help-all")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: words after `lit-vision`; None = those of this process.
+
+    Returns:
+        Exit code: 0, or 2 where the user can mend it (one sentence on stderr), or 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return _dispatch([word for word in words if word != "--debug"])
+    except Exception as error:
+        sentence = _sentence(error)
+        if debug or sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as exit:  # --print_config and --help-all end so, and Lightning after Ctrl-C
+        return exit.code if isinstance(exit.code, int) else 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(screens.MAIN, end="")
+        return 0
+    name = "version" if words[0] == "--version" else words[0]
+    if name.startswith("-"):
+        raise UserError(f"the command comes first: lit-vision {'|'.join(TRAINING)} {name} ...")
+    if name not in COMMANDS:
+        raise UserError(f"no command '{name}'{nearest(name, COMMANDS)} (lit-vision --help lists all)")
+    return COMMANDS[name](words[1:])
+
+
+def _sentence(error: BaseException) -> str | None:
+    """What to tell the user; None where only a traceback helps."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, UserError):
+            return str(link)
+        link = link.__cause__ or link.__context__
+    # Named, not imported: their homes import torch.
+    if type(error).__name__ == "MisconfigurationException":
+        return " ".join(str(error).split())
+    if type(error).__name__ == "OutOfMemoryError":
+        return "out of memory on the device; lower data.batch_size or data.image_size"
+    return None
+
+
+# --- commands ---------------------------------------------------------------------------------------------------
+def _training(command: str) -> Callable[[list[str]], int]:
+    def start(words: list[str]) -> int:
+        if "-h" in words or "--help" in words:
+            print(screens.training_screen(command), end="")
+            return 0
+        if command == "predict" and any(word.partition("=")[0] == "--images" for word in words):
+            return _predict_images(words)
+        words = _checked(command, words)
+        from lit_vision import cli
+
+        cli.run(command, words)
+        return 0
+
+    return start
+
+
+def _checked(command: str, words: list[str]) -> list[str]:
+    """The words as stage two takes them, after everything that can be wrong without torch has been looked at."""
+    if "--help-all" in words:
+        return ["--help"]
+    for word in words:
+        name = word[2:].partition("=")[0].partition(".")[0].rstrip("+")
+        if word.startswith("--") and name not in LEADING:
+            raise UserError(f"unknown option {word.partition('=')[0]}{nearest(name, LEADING)}")
+    options = [word for word in words if word.startswith("--") and ".help" not in word]
+    paths = experiment_files.config_paths(words)
+    if not paths and (not options or command != "fit"):
+        own = _config_of_run(words)
+        if own is not None:
+            words, paths = ["-c", str(own), *words], [own]
+    if not paths and not any(word.partition("=")[0].endswith(("--model", ".help")) for word in words):
+        raise UserError(f"{command} needs an experiment: lit-vision {command} -c experiments/<task>/<name>.yaml")
+    replaced = experiment_files.replaced_callbacks(experiment_files.read_configs(paths))
+    if replaced:
+        print(replaced, file=sys.stderr)
+    return words
+
+
+def _config_of_run(words: list[str]) -> Path | None:
+    """config.yaml of the run that --run_dir or a checkpoint file names; None where neither does."""
+    parser = _Arguments(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("--run_dir", type=Path)
+    known, _ = parser.parse_known_args(words)
+    folder = known.run_dir
+    if folder is None and known.ckpt_path and Path(known.ckpt_path).is_file():
+        run = run_folder.of_checkpoint(Path(known.ckpt_path))
+        folder = run.path if run else None
+    return folder / "config.yaml" if folder and (folder / "config.yaml").is_file() else None
+
+
+def _predict_images(words: list[str]) -> int:
+    parser = _Arguments("lit-vision predict", allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, help="checkpoint file; it holds all that is needed")
+    parser.add_argument("--images", required=True, help="picture, folder or glob")
+    parser.add_argument("--output", required=True, type=Path, help="folder for pictures and result files")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument("--threshold", type=float, help="lowest score or probability that counts")
+    options = parser.parse_args(words)
+    checkpoint = run_folder.find_checkpoint(options.ckpt_path, Path("runs"), "")
+    from lit_vision.predict import predict_images
+
+    predict_images(
+        checkpoint,
+        options.images,
+        options.output,
+        batch_size=options.batch_size,
+        device=options.device,
+        threshold=options.threshold,
+    )
+    return 0
+
+
+def _convert(words: list[str]) -> int:
+    parser = _Arguments("lit-vision convert", allow_abbrev=False, description="One data format into another.")
+    parser.add_argument("source", type=Path, help="folder or file of the data set; it is never changed")
+    parser.add_argument("--output", required=True, type=Path, help="folder to be written")
+    parser.add_argument("--to", required=True, choices=("coco", "voc", "yolo"))
+    parser.add_argument("--format", default="auto", help="format of the source; default: recognised")
+    options = parser.parse_args(words)
+    if not options.source.exists():
+        raise UserError(f"data set not found: {options.source}")
+    from lit_vision.data.convert import convert
+
+    convert(options.source, options.output, options.to, options.format)
+    return 0
+
+
+def _quickstart(words: list[str]) -> int:
+    parser = _Arguments("lit-vision quickstart", allow_abbrev=False, description="All four tasks on drawn pictures.")
+    parser.add_argument("--output", type=Path, default=Path("runs"), help="folder of the run folders")
+    options = parser.parse_args(words)
+    from lit_vision.quickstart import main as quickstart
+
+    quickstart(options.output)
+    return 0
+
+
+def _completion(words: list[str]) -> int:
+    from lit_vision import completion
+
+    if len(words) != 1:
+        raise UserError("which shell? lit-vision completion bash|zsh|fish")
+    print(completion.script(words[0], list(COMMANDS)), end="")
+    return 0
+
+
+def _version(words: list[str]) -> int:
+    print(f"lit-vision {__version__}")
+    return 0
+
+
+class _Arguments(argparse.ArgumentParser):
+    """argparse with errors of one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        options = [option for action in self._actions for option in action.option_strings]
+        word = message.removeprefix("unrecognized arguments: ").split(" ")[0]
+        hint = nearest(word, options) if word.startswith("--") else ""
+        raise UserError(f"{self.prog}: {message}{hint}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    **{command: _training(command) for command in TRAINING},
+    "convert": _convert,
+    "quickstart": _quickstart,
+    "completion": _completion,
+    "version": _version,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Checkpoints: written so that a kill leaves the old one whole, looked into before anything is built from one."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from lit_vision.errors import UserError
+from lit_vision.tasks.checkpoints import read_checkpoint
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames; Lightning's own copies into the target, which a kill leaves torn."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Saves a checkpoint as one step: the file is the old one or the new one, never half of either."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        partial = Path(f"{path}.partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a checkpoint says about itself: task, class_names, data and hyper_parameters.
+
+    Raises:
+        UserError: the file is damaged, or lit_vision did not write it.
+    """
+    checkpoint = read_checkpoint(path)
+    return {**checkpoint["lit_vision"], "hyper_parameters": checkpoint.get("hyper_parameters", {})}
+
+
+def check_task(path: Path, header: Mapping[str, Any], task: str) -> None:
+    """Raises UserError if a checkpoint holds another task than `task`."""
+    if header["task"] != task:
+        raise UserError(f"{path} holds a {header['task']}, but model is a {task}; give the experiment it came from")
+
+
+def explain_mismatch(path: Path, header: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Why weights do not fit the network: the options that differ, else what to do."""
+    trained = header["hyper_parameters"]
+    differing = [
+        f"model.{name} is {options[name]} now, was {trained[name]}"
+        for name in options
+        if name in trained and name != "class_names" and _differ(options[name], trained[name])
+    ]
+    reason = "; ".join(differing[:3]) or "use the config.yaml of its run folder"
+    return f"{path} does not fit this network: {reason}"
+
+
+def _differ(now: Any, trained: Any) -> bool:
+    plain = (str, int, float, bool)
+    return isinstance(now, plain) and isinstance(trained, plain) and now != trained

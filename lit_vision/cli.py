@@ -1,0 +1,301 @@
+"""fit, validate, test and predict: Lightning's own command line, made to keep its promises.
+
+`lit_vision.__main__` calls `run` after it has checked all that can be checked without torch.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+from lit_vision import experiment_files, run_folder
+from lit_vision.checkpoint_files import AtomicCheckpointIO, check_task, explain_mismatch, read_header
+from lit_vision.data.base import VisionDataModule
+from lit_vision.errors import UserError
+from lit_vision.loggers import RunCSVLogger, RunWandbLogger, wandb_mode
+from lit_vision.names import DATA_MODULES, TASKS, TRAINING
+from lit_vision.parser import ShortErrorParser
+from lit_vision.tasks.base import VisionTask
+from lit_vision.trainer_defaults import choose_precision, default_callbacks, quiet
+
+TRAINER_DEFAULTS = {
+    "use_distributed_sampler": False,  # our samplers give each process its share, and know where they were
+    "log_every_n_steps": 10,
+}
+
+
+def run(command: str, args: Sequence[str]) -> "VisionCLI":
+    """Parses, builds and runs one command.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        args: options as on the command line.
+
+    Returns:
+        The command line after the run, with `trainer`, `model`, `datamodule`, `folder` and `metrics`.
+
+    Raises:
+        UserError: something the user gave is wrong.
+    """
+    quiet()
+    _import_named(args)
+    environment = os.environ.pop("JSONARGPARSE_DEFAULT_ENV", None)
+    if environment:
+        rank_zero_info("JSONARGPARSE_DEFAULT_ENV is ignored: it reaches some options only; use --key value")
+    return VisionCLI([command, *args])
+
+
+def _import_named(args: Sequence[str]) -> None:
+    """Imports the tasks and data modules that are named; jsonargparse knows a short class name once it is imported."""
+    texts = [path.read_text() for path in experiment_files.config_paths(args)]
+    text = " ".join([*args, *texts])
+    for name, module in {**TASKS, **DATA_MODULES}.items():
+        if name in text:
+            with translated(f"{name} cannot be loaded"):
+                importlib.import_module(module)
+
+
+class SaveRun(SaveConfigCallback):
+    """Writes config.yaml, complete and ready for -c, into the run folder, and sends it to W&B."""
+
+    def __init__(self, *args: Any, folder: run_folder.RunFolder, command: str, **kwargs: Any) -> None:
+        super().__init__(*args, save_to_log_dir=False, **kwargs)
+        self.folder, self.command = folder, command
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called once, on rank 0, before training starts."""
+        config = self.config.clone()
+        # A run started from this file is a new run of the same experiment.
+        config.experiment, config.run_dir, config.ckpt_path = self.folder.experiment, None, None
+        text = self.parser.dump(config, skip_none=False)
+        self.folder.create()
+        path = self.folder.path / ("" if self.command == "fit" else self.command) / "config.yaml"
+        path.parent.mkdir(exist_ok=True)
+        if path.exists():
+            path.replace(path.with_name(f"config-{int(path.stat().st_mtime)}.yaml"))
+        path.write_text(text)
+        for logger in trainer.loggers:
+            if isinstance(logger, RunWandbLogger):
+                logger.log_config(yaml.safe_load(text))
+
+
+class VisionCLI(LightningCLI):
+    """LightningCLI over all tasks and data modules, with run folders and checkpoints that never override options."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.paths = experiment_files.config_paths(args)
+        self.folder: run_folder.RunFolder
+        self.metrics: dict[str, float] = {}
+        self.header: dict[str, Any] = {}
+        strict: dict[str, Any] = {"allow_abbrev": False}
+        super().__init__(
+            model_class=VisionTask,
+            datamodule_class=VisionDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveRun,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_class=ShortErrorParser,
+            parser_kwargs={**strict, **{command: dict(strict) for command in TRAINING}},
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    # --- options ------------------------------------------------------------------------------------------------
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Adds what concerns the run folder, and ties the model's classes to the data's."""
+        parser.add_argument("--experiment", type=str | None, default=None, help="its name; default: stem of the YAML")
+        parser.add_argument("--runs", type=str, default="runs", help="folder of all run folders")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="one run folder, instead of a new one")
+        choices = Literal["auto", "off", "offline", "online"] | bool  # YAML reads a bare `off` as false
+        parser.add_argument("--wandb", type=choices, default="auto", help="auto: online where there is a key")
+        parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Parses, then refuses what would be dropped silently and finds files named relative to their YAML."""
+        super().parse_arguments(parser, args)
+        self.options = self.config[self.config.subcommand]
+        configs = experiment_files.read_configs(self.paths)
+        self._say_dropped(configs)
+        self.given_classes = self.options.model.get("init_args", {}).get("class_names")
+        for section, name in (("data", "root"), ("model", "weights")):
+            arguments = self.options[section].get("init_args", {})
+            if isinstance(arguments.get(name), str):
+                arguments[name] = experiment_files.locate(arguments[name], configs, section, name)
+
+    def _say_dropped(self, configs: experiment_files.Configs) -> None:
+        for section in ("model", "data"):
+            kept = self.options[section].get("init_args", {})
+            for path, content in configs.items():
+                given = content.get(section)
+                arguments = given.get("init_args") if isinstance(given, dict) else None
+                dropped = [name for name in arguments or {} if name not in kept and not name.endswith("+")]
+                if dropped:
+                    kind = _short(self.options[section].class_path)
+                    rank_zero_info(f"{section} is {kind}, which has no {', '.join(dropped)}: left out from {path}")
+
+    # --- run folder and checkpoint ------------------------------------------------------------------------------
+    def _parse_ckpt_path(self) -> None:
+        """Finds the checkpoint and the run folder; unlike Lightning's, takes no option from the checkpoint."""
+        options, command = self.options, self.config.subcommand
+        stem = self.paths[0].stem if self.paths else _short(options.model.class_path)
+        experiment = options.experiment or stem
+        runs, run_dir = Path(options.runs), Path(options.run_dir) if options.run_dir else None
+        which = options.get("ckpt_path") or (None if command == "fit" else "best")
+        checkpoint = None
+        if which and which != "none":
+            checkpoint = run_folder.find_checkpoint(str(which), runs, experiment, run_dir)
+            self._check(checkpoint)
+        options.ckpt_path = str(checkpoint) if checkpoint else None
+        self.folder = (
+            run_folder.inherited()
+            or (run_folder.existing(run_dir) if run_dir else None)
+            or (run_folder.of_checkpoint(checkpoint) if checkpoint else None)
+            or run_folder.new(runs, experiment)
+        )
+        if run_folder.rank() == 0:
+            self.folder.announce()
+        self.save_config_kwargs.update(folder=self.folder, command=command)
+
+    def _check(self, checkpoint: Path) -> None:
+        rank_zero_info(f"checkpoint: {checkpoint}")
+        self.header = read_header(checkpoint)
+        check_task(checkpoint, self.header, _short(self.options.model.class_path))
+        arguments = self.options.model.get("init_args", {})
+        if self.config.subcommand != "fit":
+            # All weights come from the checkpoint: nothing to download.
+            for name, value in (("pretrained", False), ("weights", None)):
+                if name in arguments:
+                    arguments[name] = value
+
+    # --- building -----------------------------------------------------------------------------------------------
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer; what they refuse is shown as their own sentence."""
+        with translated("the experiment cannot be built"):
+            self._refuse_given_classes()
+            super().instantiate_classes()
+
+    def _refuse_given_classes(self) -> None:
+        if self.given_classes is None:
+            return
+        data = self.parser.instantiate_classes(self.config)  # the data alone would do; this path ends in an error
+        names = data[self.config.subcommand].data.class_names
+        if len(names) != len(self.given_classes):
+            raise UserError(
+                f"model.class_names has {len(self.given_classes)} classes, the data has {len(names)}; "
+                "leave it out: it comes from the data"
+            )
+        raise UserError("model.class_names comes from the data; leave it out")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with the run's folder, loggers, callbacks and precision, where the user has set none."""
+        options = dict(self._get(self.config_init, "trainer", default={}))
+        fitting = self.subcommand == "fit"
+        if options.get("precision") is None:
+            precision, reason = choose_precision(self.model, str(options.get("accelerator", "auto")))
+            rank_zero_info(f"precision: {precision} ({reason})")
+            kwargs["precision"] = self.options.trainer.precision = precision
+        if options.get("logger") in (None, True):
+            kwargs["logger"] = options["logger"] = self._loggers(fitting) or False
+        if not options.get("plugins"):
+            kwargs["plugins"] = [AtomicCheckpointIO()]
+        if not fitting:
+            kwargs["enable_checkpointing"] = False
+        kwargs["default_root_dir"] = str(self.folder.path)
+        own = options.get("callbacks") or []
+        options["callbacks"] = own if isinstance(own, list) else [own]
+        kwargs["callbacks"] = options["callbacks"] + default_callbacks(options, self.model, self.folder, fitting)
+        return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self, fitting: bool) -> list[Logger]:
+        if run_folder.rank() > 0:
+            # Only rank 0 writes; the others keep the same kind of logger, so that callbacks see no difference.
+            return [RunCSVLogger(self.folder.path)] if fitting else []
+        loggers: list[Logger] = [RunCSVLogger(self.folder.path)] if fitting else []
+        choice = {False: "off", True: "online"}.get(self.options.wandb, self.options.wandb)
+        if self._get(self.config_init, "trainer").get("fast_dev_run"):
+            return loggers
+        mode, reason = wandb_mode(choice)
+        if mode != "disabled":
+            loggers.append(RunWandbLogger(self.folder, mode, str(self.subcommand)))
+        later = f"; to send it later: wandb sync {self.folder.path}/wandb/offline-run-*" if mode == "offline" else ""
+        rank_zero_info(f"W&B: {reason}{later}")
+        return loggers
+
+    # --- running ------------------------------------------------------------------------------------------------
+    def _run_subcommand(self, subcommand: str) -> None:
+        rank_zero_info(f"run folder: {self.folder.path}")
+        failed = 1
+        try:
+            with fitting_weights(self):
+                super()._run_subcommand(subcommand)
+            failed = 0
+        finally:
+            for logger in self.trainer.loggers:
+                if isinstance(logger, RunWandbLogger):
+                    logger.finish(failed)
+
+    def after_fit(self) -> None:
+        """Keeps the last metrics for callers."""
+        self.metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+
+    def after_validate(self) -> None:
+        """Writes <run>/validate/metrics.json."""
+        self._write_metrics()
+
+    def after_test(self) -> None:
+        """Writes <run>/test/metrics.json."""
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        self.after_fit()
+        if rank_zero_only.rank == 0:
+            path = self.folder.path / str(self.subcommand) / "metrics.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            facts = {"checkpoint": self.options.ckpt_path, "metrics": self.metrics}
+            path.write_text(json.dumps(facts, indent=1) + "\n")
+            rank_zero_info(f"metrics: {path}")
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turns whatever is raised inside into a UserError: the one hidden in the chain, else the innermost reason."""
+    try:
+        yield
+    except Exception as error:
+        innermost: BaseException = error
+        while innermost.__cause__ or innermost.__context__:
+            if isinstance(innermost, UserError):
+                break
+            innermost = innermost.__cause__ or innermost.__context__ or innermost
+        if isinstance(innermost, UserError):
+            raise innermost from error
+        reason = " ".join(str(innermost).split())[:400] or type(innermost).__name__
+        raise UserError(f"{what}: {reason}") from error
+
+
+@contextmanager
+def fitting_weights(cli: VisionCLI) -> Iterator[None]:
+    """Explains a checkpoint whose weights do not fit the network."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error) or not cli.options.ckpt_path:
+            raise
+        arguments = cli.options.model.get("init_args", {})
+        raise UserError(explain_mismatch(Path(cli.options.ckpt_path), cli.header, dict(arguments))) from error
+
+
+def _short(class_path: str) -> str:
+    return class_path.rpartition(".")[2]

@@ -1,0 +1,164 @@
+"""The option parser: jsonargparse's, with errors of one sentence and the nearest right name."""
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from typing import Any, NoReturn
+
+from pytorch_lightning import Callback
+from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lit_vision.errors import UserError
+from lit_vision.names import DATA_MODULES, TASKS, nearest
+
+NOUNS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+LINKED = ("class_names", "num_classes")
+
+
+class ShortErrorParser(LightningArgumentParser):
+    """Says what is wrong in one sentence instead of fifty lines of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises a UserError that says what jsonargparse's message means.
+
+        Raises:
+            UserError: always, on the outermost parser.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        options = [option for action in self._actions for option in action.option_strings]
+        raise UserError(explain(message, options)) from ex
+
+
+def explain(message: str, options: Iterable[str] = ()) -> str:
+    """One sentence for a message of jsonargparse.
+
+    Args:
+        message: the message, possibly of many nested lines.
+        options: all option strings of the parser, to find what an unknown one was meant to be.
+    """
+    for rule in (_unknown_argument, _missing):
+        found = rule(message, list(options))
+        if found:
+            return found
+    key = ".".join(re.findall(r'Parser key "(.+?)"', message)) or "options"
+    for nested in (_unknown_option, _wrong_type, _unknown_class):
+        found = nested(message, key)
+        if found:
+            return found
+    return f"{key}: {_last_words(message)}"
+
+
+def _unknown_argument(message: str, options: list[str]) -> str | None:
+    found = re.search(r"[Uu]nrecognized arguments: (\S+)", message)
+    if not found:
+        return None
+    word = found.group(1).partition("=")[0]
+    if not word.startswith("-"):
+        return f"'{word}' belongs to no option; values follow their option: --key value"
+    return f"unknown option {word}{nearest(word, options)}"
+
+
+def _missing(message: str, options: list[str]) -> str | None:
+    found = re.search(r"the following arguments are required: (.+)", message)
+    if not found:
+        return None
+    inside = re.search(r"given class_path '.*\.(\w+)'", message)
+    key = re.search(r'Parser key "(.+?)"', message)
+    names = [name.strip() for name in found.group(1).split(",")]
+    if inside and key:
+        return (
+            f"{inside.group(1)} needs {key.group(1)}.{names[0]}; set it in the YAML or with --{key.group(1)}.{names[0]}"
+        )
+    missing = " and ".join(name.rpartition(".")[2] for name in names)
+    return f"no {missing} given; name an experiment with -c, or set {missing} with --{names[0].rpartition('.')[2]}"
+
+
+def _unknown_option(message: str, key: str) -> str | None:
+    found = re.search(r"Option '([\w.]+?)' is not accepted(?:.*?class_path='([\w.]+)')?", message)
+    found = found or re.search(r"(?:Key|key) '([\w.]+?)' is not (?:expected|accepted)()", message)
+    if not found:
+        return None
+    name = found.group(1)
+    before = re.findall(r"given class_path '([\w.]+)'", message[: found.start()])
+    owner = found.group(2) or (before[-1] if before else "")
+    names = parameters(owner) if owner else []
+    if name in LINKED and key == "model":
+        return f"model.{name} comes from the data; leave it out"
+    place = f" of {owner.rpartition('.')[2]}" if owner else ""
+    hint = nearest(name, names) or (f"; it has {', '.join(sorted(names))}" if names else "")
+    return f"{key}: unknown option '{name}'{place}{hint}"
+
+
+def parameters(class_path: str) -> list[str]:
+    """Names of the options that a class and its bases take."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        bases = getattr(import_module(module), name).__mro__
+    except (ImportError, AttributeError, ValueError):
+        return []
+    names: dict[str, None] = {}
+    for base in bases[:-1]:
+        if "__init__" in vars(base):
+            kinds = inspect.signature(base.__init__).parameters.values()
+            names.update((p.name, None) for p in kinds if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+            if not any(p.kind is p.VAR_KEYWORD for p in kinds):
+                break
+    return [name for name in names if name not in ("self", *LINKED)]
+
+
+def _wrong_type(message: str, key: str) -> str | None:
+    wanted = re.findall(r"Expected an? (<class '(\w+)'>|typing\.Literal\[(.+?)\](?=\.|\s|$))", message)
+    nouns: list[str] = []
+    for _, builtin, values in wanted:
+        noun = "one of " + values.replace("'", "") if values else NOUNS.get(builtin)
+        if noun and noun not in nouns:
+            nouns.append(noun)
+    value = _given(message)
+    if not nouns or value is None:
+        return None
+    choices = re.findall(r"'([^']+)'", " ".join(values for _, _, values in wanted))
+    return f"{key} is {value}, but must be {' or '.join(nouns)}{nearest(value, choices)}"
+
+
+def _unknown_class(message: str, key: str) -> str | None:
+    found = re.search(r"Expected a dot import path string: (\S+)", message)
+    found = found or re.search(r"(?:No module named|Import|import).*?'([\w.]+)'", message)
+    if not found:
+        return None
+    name = found.group(1).rstrip(".")
+    return f"{key}: unknown class '{name}'{nearest(name, _class_names(key))}"
+
+
+def _class_names(key: str) -> Iterable[str]:
+    if key in ("model", "data"):
+        base = TASKS if key == "model" else DATA_MODULES
+        return list(base)
+    bases: list[type[Any]] = [Callback, Logger, Optimizer, LRScheduler, nn.Module]
+    return {kind.__name__ for base in bases for kind in _subclasses(base)}
+
+
+def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _subclasses(child)
+
+
+def _given(message: str) -> str | None:
+    # The innermost value is printed first.
+    found = re.search(r"(?:Given value|Got value): (.+?)(?:\. Got value: .*)?$", message, re.MULTILINE)
+    return found.group(1) if found else None
+
+
+def _last_words(message: str) -> str:
+    noise = re.compile(
+        r"Parser key|Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Problem with given"
+    )
+    lines = [line.strip(" -") for line in message.splitlines()]
+    telling = [line for line in lines if line and not noise.match(line)]
+    return " ".join(telling[:2])[:400] if telling else message.strip()[:400]

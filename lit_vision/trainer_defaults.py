@@ -1,0 +1,130 @@
+"""What every run gets unless its YAML says otherwise: callbacks, precision, a quiet first screen."""
+
+import importlib
+import importlib.util
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.callbacks import (
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    RichProgressBar,
+    TQDMProgressBar,
+)
+
+from lit_vision.callbacks.resources import Resources
+from lit_vision.run_folder import RunFolder
+
+REFRESH = 10  # steps between two draws of the progress bar
+NOISE = ("litlogger", "litmodels", "💡", "srun", "Seed set to", "LeafSpec", "GPU available", "TPU available")
+LOGS = (
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+    "lightning_fabric.utilities.seed",
+)
+WARNINGS = (
+    ".*srun.*",
+    ".*LeafSpec.*",
+    ".*log_every_n_steps.*",
+    ".*No seed found.*",
+    ".*args parameter is intended to run from within Python.*",
+    ".*does not have many workers.*",
+    ".*exists and is not empty.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+)
+
+
+def quiet() -> None:
+    """Leaves Lightning's advertisements and hints out of the log; errors and other warnings stay."""
+    for pattern in WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
+    for name in LOGS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(entry, _Noise) for entry in logger.filters):
+            logger.addFilter(_Noise())
+
+
+class _Noise(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not any(word in message for word in NOISE)
+
+
+def default_callbacks(
+    trainer: dict[str, Any], model: LightningModule, folder: RunFolder, fitting: bool
+) -> list[Callback]:
+    """The callbacks a run gets beside the user's own.
+
+    Args:
+        trainer: options of the Trainer; `callbacks` are the user's.
+        model: names the metric that decides which checkpoint is the best.
+        folder: where checkpoints go.
+        fitting: validation and test write no checkpoints and have no learning rate.
+    """
+    own: Sequence[Callback] = trainer.get("callbacks") or []
+    callbacks: list[Callback] = []
+    if trainer.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in own):
+        callbacks.append(progress_bar())
+    if not fitting:
+        return callbacks + _pictures(own)
+    if trainer.get("enable_checkpointing") is not False:
+        taken = {one.state_key for one in own if isinstance(one, ModelCheckpoint)}
+        callbacks += [one for one in checkpoints(trainer, model, folder.checkpoints) if one.state_key not in taken]
+    if trainer.get("logger") is not False and not any(isinstance(one, LearningRateMonitor) for one in own):
+        callbacks.append(LearningRateMonitor())
+    if not any(isinstance(one, Resources) for one in own):
+        callbacks.append(Resources())
+    return callbacks + _pictures(own)
+
+
+def progress_bar() -> ProgressBar:
+    """Rich on a terminal; plain lines where output goes to a file."""
+    return RichProgressBar(refresh_rate=REFRESH) if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=REFRESH)
+
+
+def checkpoints(trainer: dict[str, Any], model: LightningModule, folder: Path) -> list[ModelCheckpoint]:
+    """best.ckpt by the task's own metric, and last.ckpt, the state after the newest epoch."""
+    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
+    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
+    if trainer.get("limit_val_batches") == 0:
+        return [last]  # nothing to choose the best by
+    monitor, mode = getattr(model, "monitor", "val/loss"), getattr(model, "monitor_mode", "min")
+    return [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common), last]
+
+
+def _pictures(own: Sequence[Callback]) -> list[Callback]:
+    if importlib.util.find_spec("lit_vision.callbacks.pictures") is None:
+        return []
+    kind: type[Callback] = importlib.import_module("lit_vision.callbacks.pictures").Pictures
+    return [] if any(isinstance(one, kind) for one in own) else [kind()]
+
+
+def choose_precision(model: LightningModule, accelerator: str) -> tuple[str, str]:
+    """bf16-mixed where the processor gains and the task has shown equal accuracy, else 32-true; and why.
+
+    Args:
+        model: its class says with `bf16_shown` whether equal accuracy was measured.
+        accelerator: the Trainer's option: "auto", "cpu", "gpu", "cuda" ...
+    """
+    cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    gains = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_has_bf16()
+    if not gains or accelerator in ("tpu", "mps"):
+        return "32-true", "this processor has no fast bf16"
+    if not getattr(type(model), "bf16_shown", False):
+        return "32-true", f"equal accuracy in bf16 is not shown for {type(model).__name__}"
+    return "bf16-mixed", "this processor is faster in bf16, at equal accuracy"
+
+
+def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU multiplies bf16 in hardware; without that, bf16 is slower than float32."""
+    if not cpuinfo.is_file():
+        return False
+    flags = cpuinfo.read_text(errors="replace").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
