@@ -1,0 +1,181 @@
+"""Losses of a class per pixel; pixels marked IGNORE_INDEX carry no gradient, and a batch of only those costs 0.
+
+All take logits (B, K, H, W) and a mask (B, H, W) int64 and give a scalar. With K = 1 the logit is that of class 1
+against class 0. Logits are taken to float32, since sums over pixels overflow float16.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from segmentation_models_pytorch import losses as smp_losses
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_vision.errors import UserError
+from lit_vision.types import IGNORE_INDEX
+
+
+class SegmentationLoss(nn.Module):
+    """Base of the losses below: subclasses say what a batch with at least one known pixel costs.
+
+    Args:
+        ignore_index: mask value of pixels that do not count.
+    """
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """(B, K, H, W) logits and (B, H, W) mask in, scalar out."""
+        logits = logits.float()
+        if not bool((mask != self.ignore_index).any()):
+            return (logits * 0.0).sum()  # keeps the graph: every process of DDP must have a gradient
+        return self.cost(logits, mask)
+
+    def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """The loss itself; float32 logits and at least one pixel that counts."""
+        raise NotImplementedError
+
+
+class CrossEntropyLoss(SegmentationLoss):
+    """Mean cross entropy of the pixels that count.
+
+    Args:
+        class_weights: K factors (two for a single logit); the mean is weighted with them, as in torch.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        ignore_index: mask value of pixels that do not count.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        super().__init__(ignore_index)
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.label_smoothing = label_smoothing
+
+    def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Weighted mean; 0 where only classes of weight 0 are in the mask."""
+        logits, weights = two_classes(logits), self.class_weights
+        if weights is not None and len(weights) != logits.shape[1]:
+            raise UserError(
+                f"class_weights has {len(weights)} values, but the network tells {logits.shape[1]} classes apart"
+            )
+        counted = mask[mask != self.ignore_index]
+        size = counted.numel() if weights is None else weights[counted].sum().clamp_min(1e-12)
+        return self.total(logits, mask) / size
+
+    def total(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Weighted sum over pixels."""
+        ignored, smoothing = self.ignore_index, self.label_smoothing
+        weights = self.class_weights
+        return F.cross_entropy(logits, mask, weights, ignore_index=ignored, reduction="sum", label_smoothing=smoothing)
+
+
+class DiceLoss(SegmentationLoss):
+    """1 - 2 |P T| / (|P| + |T|) with soft P, over the batch, averaged over the classes; absent classes cost 0.
+
+    Milletari et al. 2016, V-Net, https://arxiv.org/abs/1606.04797; computed by segmentation_models_pytorch.
+    With a single logit it is the Dice of class 1 alone.
+
+    Args:
+        smooth: added to both parts of the fraction; steadies objects of few pixels.
+        ignore_index: mask value of pixels that do not count.
+    """
+
+    def __init__(self, smooth: float = 0.0, ignore_index: int = IGNORE_INDEX) -> None:
+        super().__init__(ignore_index)
+        settings = {"smooth": smooth, "ignore_index": ignore_index}
+        self.binary = smp_losses.DiceLoss("binary", **settings)
+        self.multiclass = smp_losses.DiceLoss("multiclass", **settings)
+
+    def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Mean over classes."""
+        loss: Tensor = (self.binary if logits.shape[1] == 1 else self.multiclass)(logits, mask)
+        return loss
+
+
+class FocalLoss(CrossEntropyLoss):
+    """Cross entropy times (1 - p)^gamma, p the softmax probability of the true class: easy pixels count less.
+
+    Lin et al. 2017, https://arxiv.org/abs/1708.02002, for classes that exclude each other; for a single logit it is
+    the paper's. With gamma 0 it is CrossEntropyLoss.
+
+    Args:
+        gamma: 2 is the paper's.
+        class_weights: K factors (two for a single logit), the paper's alpha.
+        ignore_index: mask value of pixels that do not count.
+    """
+
+    def __init__(
+        self, gamma: float = 2.0, class_weights: Sequence[float] | None = None, ignore_index: int = IGNORE_INDEX
+    ) -> None:
+        super().__init__(class_weights, ignore_index=ignore_index)
+        self.gamma = gamma
+
+    def total(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Sum over pixels."""
+        plain = F.cross_entropy(logits, mask, ignore_index=self.ignore_index, reduction="none")
+        focal = (1 - torch.exp(-plain)).clamp_min(1e-7) ** self.gamma * plain  # 0 ** gamma has no slope
+        if self.class_weights is not None:
+            focal = focal * self.class_weights[torch.where(mask == self.ignore_index, 0, mask)]
+        return focal.sum()
+
+
+class LovaszLoss(SegmentationLoss):
+    """Lovász softmax: a surrogate of the mean IoU over the classes in the batch.
+
+    Berman et al. 2018, https://arxiv.org/abs/1705.08790; computed by segmentation_models_pytorch.
+
+    Args:
+        per_image: average over images instead of the batch as one.
+        ignore_index: mask value of pixels that do not count.
+    """
+
+    def __init__(self, per_image: bool = False, ignore_index: int = IGNORE_INDEX) -> None:
+        super().__init__(ignore_index)
+        self.per_image = per_image
+        self.multiclass = smp_losses.LovaszLoss("multiclass", ignore_index=ignore_index)
+
+    def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Mean over classes; images without a pixel that counts are left out."""
+        logits = two_classes(logits)
+        if not self.per_image:
+            loss: Tensor = self.multiclass(logits, mask)
+            return loss
+        known = (mask != self.ignore_index).flatten(1).any(1).nonzero().flatten().tolist()
+        return torch.stack([self.multiclass(logits[i : i + 1], mask[i : i + 1]) for i in known]).mean()
+
+
+class SumLoss(nn.Module):
+    """Weighted sum of losses.
+
+    Args:
+        losses: each maps (logits, mask) to a scalar.
+        weights: one factor per loss; null = all 1.
+    """
+
+    def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:
+        super().__init__()
+        self.weights = [1.0] * len(losses) if weights is None else weights
+        if not losses or len(self.weights) != len(losses):
+            raise UserError(
+                f"SumLoss has {len(losses)} losses and {len(self.weights)} weights: give one weight per loss"
+            )
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """(B, K, H, W) logits and (B, H, W) mask in, scalar out."""
+        terms = [weight * loss(logits, mask) for loss, weight in zip(self.losses, self.weights, strict=True)]
+        return torch.stack(terms).sum()
+
+
+def two_classes(logits: Tensor) -> Tensor:
+    """Logits (B, 1, H, W) of class 1 against 0 as (B, 2, H, W), whose softmax is the sigmoid; others unchanged."""
+    return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits

@@ -1,0 +1,146 @@
+"""Metrics of instances from label maps: COCO's average precision, panoptic quality, count error."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from lit_vision.ops.matching import IGNORED, MATCHED, THRESHOLDS, match
+from lit_vision.types import BoolArray, Int64Array
+
+RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's points of the precision-recall curve
+LABEL, SHARED, JOINED, VOID, OUTCOMES = 0, 1, 2, 3, 4  # columns of a prediction's row; OUTCOMES and nine more
+
+
+class InstanceMetrics(Metric):
+    """How well objects are found and outlined, over the whole set.
+
+    ap, ap_50, ap_75: COCO's average precision of masks (mean over IoU .5:.05:.95, classes and 101 recalls), without a
+        limit on the number of objects per image; equals pycocotools.
+    pq, sq, rq: panoptic quality = segmentation quality (mean IoU of matches) x recognition quality (F1), per class,
+        averaged over the classes present (Kirillov et al. 2019, https://arxiv.org/abs/1801.00868).
+    count_error: mean over images of |objects predicted - objects there|.
+
+    Pixels of crowds, and those marked as ignored, are void: a prediction mostly inside counts neither way. States are
+    a row of integers per prediction, never stacks of masks.
+
+    Args:
+        num_classes: K.
+    """
+
+    full_state_update = False
+    images: list[Tensor]
+    predictions: list[Tensor]
+    scores: list[Tensor]
+    truths: list[Tensor]
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        # images: (I, 3) index, number of predictions, number of objects. The rows of all others are in its order.
+        for state in ("images", "predictions", "scores", "truths"):
+            self.add_state(state, [], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        index: int,
+        predicted: Tensor,
+        labels: Tensor,
+        scores: Tensor,
+        truth: Tensor,
+        truth_labels: Tensor,
+        ignored: Tensor | None = None,
+    ) -> None:
+        """Add one image.
+
+        Args:
+            index: which image; one that comes twice (a padded share of a process) counts once.
+            predicted: (H, W) label map of P objects.
+            labels: (P,) classes.
+            scores: (P,).
+            truth: (H, W) label map of T objects, negative in crowds.
+            truth_labels: (T,) classes.
+            ignored: (H, W) bool, where nothing counts.
+        """
+        kinds = labels.cpu().numpy()
+        there = (truth.cpu().numpy(), truth_labels.cpu().numpy())
+        given = (predicted.cpu().numpy(), kinds, scores.float().cpu().numpy())
+        found = match(*there, *given, None if ignored is None else ignored.cpu().numpy())
+        columns = [kinds, found.shared, found.joined, found.void, *found.outcomes.T]
+        rows = np.stack([np.asarray(column, np.int64) for column in columns], 1)
+        self.images.append(torch.tensor([[index, len(labels), len(truth_labels)]], device=self.device))
+        self.predictions.append(torch.from_numpy(rows).to(self.device))
+        self.scores.append(scores.float().to(self.device))
+        self.truths.append(truth_labels.long().to(self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """{"ap", "ap_50", "ap_75", "pq", "sq", "rq", "count_error"}: float64 scalars; 0 where nothing was to find."""
+        if not self.images:
+            raise ValueError("InstanceMetrics has seen no image")
+        rows, scores, truths, images = self._rows()
+        precision = [
+            _average_precision(rows[rows[:, LABEL] == c], scores[rows[:, LABEL] == c], int((truths == c).sum()))
+            for c in range(self.num_classes)
+            if (truths == c).any()
+        ]
+        ap = np.mean(precision, 0) if precision else np.zeros(len(THRESHOLDS))
+        quality = _panoptic(rows, truths, self.num_classes)
+        counted = np.bincount(np.repeat(np.arange(len(images)), images[:, 1]), rows[:, VOID] == 0, len(images))
+        values = {"ap": ap.mean(), "ap_50": ap[0], "ap_75": ap[5]}
+        values |= dict(zip(("pq", "sq", "rq"), quality, strict=True))
+        values["count_error"] = np.abs(counted - images[:, 2]).mean()
+        return {
+            key: torch.tensor(float(value), dtype=torch.float64, device=self.device) for key, value in values.items()
+        }
+
+    def _rows(self) -> tuple[Int64Array, Any, Int64Array, Int64Array]:
+        """Predictions, their scores, true labels and images, each image once and in the order of its index."""
+        images, rows, scores, truths = (
+            dim_zero_cat(getattr(self, state)).cpu().numpy() for state in ("images", "predictions", "scores", "truths")
+        )
+        _, first = np.unique(images[:, 0], return_index=True)
+        starts = np.cumsum(images, 0) - images
+        spans = [_spans(starts[first, column], images[first, column]) for column in (1, 2)]
+        return rows[spans[0]], scores[spans[0]], truths[spans[1]], images[first]
+
+
+def _spans(starts: Int64Array, lengths: Int64Array) -> Int64Array:
+    """Positions start..start + length - 1 of every span, one after the other."""
+    shifts = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return np.asarray(np.arange(len(shifts)) + shifts, np.int64)
+
+
+def _average_precision(rows: Int64Array, scores: Any, objects: int) -> Any:
+    """COCO's AP of one class at each of THRESHOLDS: (10,)."""
+    outcomes = rows[np.argsort(-scores, kind="stable"), OUTCOMES:]
+    return np.array([_interpolated(column[column != IGNORED] == MATCHED, objects) for column in outcomes.T])
+
+
+def _interpolated(hits: BoolArray, objects: int) -> float:
+    """Mean over 101 recalls of the best precision at that recall or beyond; hits in order of falling scores."""
+    if not len(hits):
+        return 0.0
+    found = np.cumsum(hits)
+    precision = np.maximum.accumulate((found / np.arange(1, len(hits) + 1))[::-1])[::-1]
+    reached = np.searchsorted(found / objects, RECALLS, side="left")
+    return float(np.append(precision, 0.0)[np.minimum(reached, len(hits))].mean())
+
+
+def _panoptic(rows: Int64Array, truths: Int64Array, num_classes: int) -> tuple[float, float, float]:
+    """PQ, SQ and RQ, each averaged over the classes that are present or predicted."""
+    matched = rows[:, SHARED] > 0
+    label = rows[:, LABEL]
+    ious = np.bincount(label[matched], rows[matched, SHARED] / rows[matched, JOINED], num_classes)
+    hits = np.bincount(label[matched], minlength=num_classes)
+    false = np.bincount(label[~matched & (rows[:, VOID] == 0)], minlength=num_classes)
+    missed = np.bincount(truths, minlength=num_classes) - hits
+    size = hits + 0.5 * (false + missed)
+    present = size > 0
+    if not present.any():
+        return 0.0, 0.0, 0.0
+    quality, recognition = ious[present] / size[present], hits[present] / size[present]
+    segmentation = ious[present] / np.maximum(hits[present], 1)
+    return float(quality.mean()), float(segmentation.mean()), float(recognition.mean())

@@ -1,0 +1,149 @@
+"""Losses of a class per pixel: by hand, ignored pixels without gradient, never NaN."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lit_vision.errors import UserError
+from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, SumLoss
+
+ALL = [
+    CrossEntropyLoss(),
+    CrossEntropyLoss(label_smoothing=0.1),
+    DiceLoss(),
+    DiceLoss(smooth=1.0),
+    FocalLoss(),
+    FocalLoss(gamma=0.5),
+    LovaszLoss(),
+    LovaszLoss(per_image=True),
+    SumLoss([CrossEntropyLoss(), DiceLoss()], [1.0, 0.5]),
+]
+
+
+def batch(classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, classes, 6, 5, generator=generator, requires_grad=True)
+    mask = torch.randint(0, max(classes, 2), (2, 6, 5), generator=generator)
+    mask[0, :2], mask[1, :, 3] = 255, 255
+    return logits, mask
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4])
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: type(loss).__name__)
+def test_ignored_pixels_carry_no_gradient_and_do_not_matter(loss: nn.Module, classes: int) -> None:
+    logits, mask = batch(classes)
+    value = loss(logits, mask)
+    value.backward()
+    assert value.ndim == 0
+    assert value > 0
+    ignored = (mask == 255)[:, None].expand_as(logits)
+    assert (logits.grad[ignored] == 0).all()
+    assert (logits.grad[~ignored] != 0).any()
+    changed = logits.detach().clone()
+    changed[ignored] = 50.0
+    assert loss(changed, mask).item() == pytest.approx(value.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: type(loss).__name__)
+def test_only_ignored_pixels_cost_nothing(loss: nn.Module, classes: int) -> None:
+    logits, mask = batch(classes)
+    value = loss(logits, torch.full_like(mask, 255))
+    value.backward()
+    assert float(value.detach()) == 0.0
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: type(loss).__name__)
+def test_one_image_of_only_ignored_pixels_leaves_the_other_alone(loss: nn.Module) -> None:
+    logits, mask = batch(3)
+    logits, mask[0] = logits.detach(), 255
+    assert float(loss(logits, mask)) == pytest.approx(float(loss(logits[1:], mask[1:])), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ALL, ids=lambda loss: type(loss).__name__)
+def test_half_precision_does_not_overflow(loss: nn.Module) -> None:
+    logits = torch.full((1, 2, 300, 300), 5.0, dtype=torch.float16)
+    value = loss(logits, torch.ones(1, 300, 300, dtype=torch.long))
+    assert value.dtype == torch.float32
+    assert bool(value.isfinite())
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_is_torchs(weights: list[float] | None, smoothing: float) -> None:
+    logits, mask = batch(3)
+    theirs = nn.CrossEntropyLoss(
+        None if weights is None else torch.tensor(weights), ignore_index=255, label_smoothing=smoothing
+    )
+    ours = CrossEntropyLoss(weights, smoothing)
+    assert float(ours(logits, mask)) == pytest.approx(float(theirs(logits, mask)), rel=1e-6)
+
+
+def test_cross_entropy_of_one_logit_is_binary() -> None:
+    logits, mask = batch(1)
+    known = mask != 255
+    theirs = F.binary_cross_entropy_with_logits(logits[:, 0][known], mask[known].float())
+    assert float(CrossEntropyLoss()(logits, mask)) == pytest.approx(float(theirs), rel=1e-6)
+    # weighted by hand: one pixel of each class with p = 1/2 and p = 1/4 for class 1
+    logits = torch.tensor([0.0, math.log(1 / 3)]).view(1, 1, 1, 2)
+    value = CrossEntropyLoss([1.0, 5.0])(logits, torch.tensor([[[1, 0]]]))
+    assert float(value) == pytest.approx((5 * math.log(2) - math.log(0.75)) / 6, rel=1e-6)
+
+
+def test_dice_by_hand() -> None:
+    logits = torch.zeros(1, 2, 1, 4)  # p = 1/2 everywhere
+    mask = torch.tensor([[[1, 1, 1, 0]]])
+    # class 0: 2 * .5 / (2 + 1) = 1/3; class 1: 2 * 1.5 / (2 + 3) = 3/5
+    assert float(DiceLoss()(logits, mask)) == pytest.approx(1 - (1 / 3 + 3 / 5) / 2, rel=1e-6)
+    assert float(DiceLoss()(logits[:, :1], mask)) == pytest.approx(1 - 3 / 5, rel=1e-6)
+
+
+def test_focal_by_hand() -> None:
+    logits = torch.tensor([math.log(3.0), 0.0]).view(1, 1, 1, 2)  # p = .75 and .5
+    mask = torch.tensor([[[1, 0]]])
+    expected = (0.25**2 * -math.log(0.75) + 0.5**2 * -math.log(0.5)) / 2
+    assert float(FocalLoss(gamma=2.0)(logits, mask)) == pytest.approx(expected, rel=1e-5)
+    three = torch.log(torch.tensor([0.2, 0.5, 0.3])).view(1, 3, 1, 1)
+    assert float(FocalLoss(3.0)(three, torch.tensor([[[1]]]))) == pytest.approx(0.5**3 * math.log(2), rel=1e-5)
+    logits, mask = batch(3)
+    weights = [1.0, 2.0, 5.0]
+    assert float(FocalLoss(0.0, weights)(logits, mask)) == pytest.approx(float(CrossEntropyLoss(weights)(logits, mask)))
+
+
+def test_lovasz_of_one_class_error_by_hand() -> None:
+    # One pixel of two is wrong for sure: the IoU of class 0 is 1/2, of class 1 it is 0; the loss: mean of 1 - IoU.
+    logits = torch.tensor([[100.0, 100.0], [-100.0, -100.0]]).view(1, 2, 1, 2)
+    mask = torch.tensor([[[0, 1]]])
+    assert float(LovaszLoss()(logits, mask)) == pytest.approx((0.5 + 1.0) / 2, rel=1e-6)
+
+
+def test_a_perfect_prediction_costs_next_to_nothing() -> None:
+    mask = torch.tensor([[[0, 1, 2], [2, 1, 0]]])
+    logits = 40.0 * F.one_hot(mask, 3).permute(0, 3, 1, 2)
+    for loss in (CrossEntropyLoss(), DiceLoss(), FocalLoss(), LovaszLoss()):
+        assert float(loss(logits, mask)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_sum_is_weighted() -> None:
+    logits, mask = batch(3)
+    value = SumLoss([CrossEntropyLoss(), DiceLoss()], [0.5, 2.0])(logits, mask)
+    expected = 0.5 * CrossEntropyLoss()(logits, mask) + 2 * DiceLoss()(logits, mask)
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_wrong_counts_are_named() -> None:
+    logits, mask = batch(3)
+    with pytest.raises(UserError, match="2 losses and 1 weights"):
+        SumLoss([CrossEntropyLoss(), DiceLoss()], [1.0])
+    with pytest.raises(UserError, match="class_weights has 2 values, but the network tells 3 classes"):
+        CrossEntropyLoss([1.0, 2.0])(logits, mask)
+
+
+def test_class_weights_move_with_the_module_but_not_into_checkpoints() -> None:
+    loss = CrossEntropyLoss([1.0, 5.0])
+    assert loss.to(torch.float64).class_weights.dtype == torch.float64
+    assert not loss.state_dict()

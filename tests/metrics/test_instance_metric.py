@@ -1,0 +1,216 @@
+"""Instance metrics against pycocotools, an independent panoptic quality, and hand counts."""
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lit_vision.metrics.instances import InstanceMetrics
+from lit_vision.ops.instances import connected_parts, relabel
+
+CLASSES = 3
+Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def picture(seed: int, crowd: bool = False, ignored: bool = False) -> Picture:
+    """Truth and a damaged copy: objects shifted, merged, dropped, invented, of another class."""
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((64, 64), np.int32)
+    for k in range(1, rng.integers(3, 9)):
+        y, x = rng.integers(0, 52, 2)
+        truth[y : y + rng.integers(6, 14), x : x + rng.integers(6, 14)] = k
+    truth, _ = relabel(truth)
+    labels = rng.integers(0, CLASSES, truth.max())
+    predicted = np.roll(truth, rng.integers(-1, 2, 2), (0, 1))
+    predicted[rng.random(predicted.shape) < 0.03] = 0
+    predicted[predicted == 1] = 0
+    y, x = rng.integers(0, 50, 2)
+    predicted[y : y + 9, x : x + 9] = truth.max() + 1
+    predicted, old = relabel(predicted)
+    kinds = np.append(labels, rng.integers(0, CLASSES))[old - 1]
+    kinds = np.where(rng.random(len(kinds)) < 0.1, rng.integers(0, CLASSES, len(kinds)), kinds)
+    if crowd:
+        y, x = rng.integers(0, 40, 2)
+        truth[y : y + 24, x : x + 20][truth[y : y + 24, x : x + 20] == 0] = -1
+        truth[40:, :9] = -1
+        truth, old = relabel(truth)
+        labels = labels[old - 1]
+    void = np.zeros(truth.shape, bool)
+    if ignored:
+        void[:, 50:] = True
+    scores = rng.choice(np.arange(0.1, 1, 0.1), len(kinds)).astype(np.float32)  # many ties
+    return truth, labels.astype(np.int64), predicted, kinds.astype(np.int64), scores, void
+
+
+def measure(pictures: list[Picture], indices: list[int] | None = None) -> dict[str, float]:
+    metric = InstanceMetrics(CLASSES)
+    for i, (truth, labels, predicted, kinds, scores, void) in enumerate(pictures):
+        there = (torch.from_numpy(truth), torch.from_numpy(labels), torch.from_numpy(void))
+        given = (torch.from_numpy(predicted), torch.from_numpy(kinds), torch.from_numpy(scores))
+        metric.update(i if indices is None else indices[i], *given, *there)
+    return {key: float(value) for key, value in metric.compute().items()}
+
+
+def coco(pictures: list[Picture]) -> np.ndarray:
+    """AP at the ten thresholds, each the mean over classes, by pycocotools from masks."""
+    mask = pytest.importorskip("pycocotools.mask", reason="pycocotools is the oracle")
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def encode(region: np.ndarray) -> dict[str, Any]:
+        return mask.encode(np.asfortranarray(region.astype(np.uint8)))
+
+    truths: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for i, (truth, labels, predicted, kinds, scores, void) in enumerate(pictures):
+        for k, label in enumerate(labels, 1):
+            region = truth == k
+            truths.append({"image_id": i, "category_id": int(label), "iscrowd": 0, "area": int(region.sum())})
+            truths[-1] |= {"segmentation": encode(region), "bbox": [0, 0, 1, 1]}
+        crowd = (truth < 0) | (void & (truth == 0))
+        for label in range(CLASSES if crowd.any() else 0):
+            truths.append({"image_id": i, "category_id": label, "iscrowd": 1, "area": int(crowd.sum())})
+            truths[-1] |= {"segmentation": encode(crowd), "bbox": [0, 0, 1, 1]}
+        for k, (kind, score) in enumerate(zip(kinds, scores, strict=True), 1):
+            found = {"image_id": i, "category_id": int(kind), "score": float(score)}
+            results.append(found | {"segmentation": encode(predicted == k)})
+    data = COCO()
+    data.dataset = {
+        "info": {},
+        "images": [{"id": i, "width": 64, "height": 64} for i in range(len(pictures))],
+        "categories": [{"id": c} for c in range(CLASSES)],
+        "annotations": [{"id": k, **row} for k, row in enumerate(truths, 1)],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        data.createIndex()
+        evaluation = COCOeval(data, data.loadRes(results), "segm")
+        evaluation.params.maxDets = [1, 10, 1000]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (10, 101, K)
+    return np.array([row[row > -1].mean() for row in precision])
+
+
+@pytest.mark.parametrize(("crowd", "ignored"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("seed", [0, 100, 200])
+def test_average_precision_equals_pycocotools(seed: int, crowd: bool, ignored: bool) -> None:
+    pictures = [picture(seed + i, crowd, ignored) for i in range(12)]
+    ours, theirs = measure(pictures), coco(pictures)
+    assert 0.05 < theirs.mean() < 0.95
+    assert ours["ap"] == pytest.approx(theirs.mean(), abs=1e-9)
+    assert ours["ap_50"] == pytest.approx(theirs[0], abs=1e-9)
+    assert ours["ap_75"] == pytest.approx(theirs[5], abs=1e-9)
+
+
+def panoptic(pictures: list[Picture]) -> tuple[float, float, float]:
+    """By sets of pixels, object by object."""
+    rows = np.zeros((CLASSES, 4))  # sum of IoU, hits, false, missed
+    for truth, labels, predicted, kinds, _, void in pictures:
+        unknown = set(np.flatnonzero((truth < 0) | (void & (truth == 0))))
+        objects = [set(np.flatnonzero(truth == k)) for k in range(1, len(labels) + 1)]
+        taken = set()
+        for k, kind in enumerate(kinds, 1):
+            region = set(np.flatnonzero(predicted == k))
+            partners = [(len(region & o) / len((region - unknown) | o), i) for i, o in enumerate(objects)]
+            best, i = max([(iou, i) for iou, i in partners if labels[i] == kind], default=(0.0, -1))
+            if best > 0.5:
+                rows[kind, :2] += best, 1
+                taken.add(i)
+            elif len(region & unknown) <= 0.5 * len(region):
+                rows[kind, 2] += 1
+        for i, label in enumerate(labels):
+            rows[label, 3] += i not in taken
+    rows = rows[rows[:, 1:].sum(1) > 0]
+    size = rows[:, 1] + rows[:, 2] / 2 + rows[:, 3] / 2
+    segmentation = rows[:, 0] / np.maximum(rows[:, 1], 1)
+    return float((rows[:, 0] / size).mean()), float(segmentation.mean()), float((rows[:, 1] / size).mean())
+
+
+@pytest.mark.parametrize(("crowd", "ignored"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("seed", [0, 100])
+def test_panoptic_quality_equals_sets_of_pixels(seed: int, crowd: bool, ignored: bool) -> None:
+    pictures = [picture(seed + i, crowd, ignored) for i in range(10)]
+    values = measure(pictures)
+    assert (values["pq"], values["sq"], values["rq"]) == pytest.approx(panoptic(pictures), abs=1e-12)
+    assert 0.1 < values["pq"] < 0.95
+
+
+def one_row(*objects: tuple[int, int]) -> np.ndarray:
+    labels = np.zeros((1, 40), np.int32)
+    for k, (start, stop) in enumerate(objects, 1):
+        labels[0, start:stop] = k
+    return labels
+
+
+def single(truth: np.ndarray, predicted: np.ndarray, scores: list[float]) -> Picture:
+    kinds = (np.zeros(truth.max(initial=0), np.int64), np.zeros(predicted.max(initial=0), np.int64))
+    return truth, kinds[0], predicted, kinds[1], np.array(scores, np.float32), np.zeros(truth.shape, bool)
+
+
+def test_by_hand() -> None:
+    # Objects of 10 and 10 pixels; predicted: 8 of the first (IoU .8), none of the second, and one in the air.
+    values = measure([single(one_row((0, 10), (20, 30)), one_row((0, 8), (32, 38)), [0.9, 0.8])])
+    recall_half = 51 / 101  # of the 101 recalls, 0 .. 0.5 are reached at precision 1
+    assert values["ap_50"] == pytest.approx(recall_half)
+    assert values["ap_75"] == pytest.approx(recall_half)
+    assert values["ap"] == pytest.approx(recall_half * 7 / 10)  # reached at .5 .. .8
+    assert (values["pq"], values["sq"], values["rq"]) == pytest.approx((0.8 / 2, 0.8, 0.5))
+    assert values["count_error"] == 0.0
+
+
+def test_exact_halves_match_once_at_the_lowest_threshold() -> None:
+    values = measure([single(one_row((0, 10)), one_row((0, 5), (5, 10)), [0.3, 0.9])])
+    assert values["ap_50"] == 1.0  # the one with the higher score; the other comes after full recall
+    assert values["pq"] == 0.0  # panoptic quality wants more than half
+    assert values["count_error"] == 1.0
+    merged = measure([single(one_row((0, 5), (5, 10)), one_row((0, 10)), [0.9])])
+    assert merged["ap_50"] == pytest.approx(51 / 101)
+
+
+def test_perfect_and_empty() -> None:
+    truth = one_row((0, 10), (20, 30))
+    perfect = measure([single(truth, truth, [0.9, 0.8]), single(one_row(), one_row(), [])])
+    assert perfect == {"ap": 1, "ap_50": 1, "ap_75": 1, "pq": 1, "sq": 1, "rq": 1, "count_error": 0}
+    nothing = measure([single(one_row(), one_row(), [])])
+    assert set(nothing.values()) == {0.0}
+    invented = measure([single(one_row(), truth, [0.5, 0.6])])
+    assert (invented["ap"], invented["pq"], invented["count_error"]) == (0.0, 0.0, 2.0)
+
+
+def test_an_image_that_comes_twice_counts_once() -> None:
+    pictures = [picture(i) for i in range(5)]
+    repeated = measure([*pictures, pictures[1], pictures[0]], [0, 1, 2, 3, 4, 1, 0])
+    assert repeated == measure(pictures)
+    assert repeated != measure([*pictures, pictures[1], pictures[0]])  # negative control
+
+
+def test_order_of_the_images_does_not_matter() -> None:
+    pictures = [picture(i) for i in range(6)]
+    assert measure(pictures[::-1], [5, 4, 3, 2, 1, 0]) == measure(pictures)
+
+
+def test_ranks_add_up_exactly() -> None:
+    pictures = [picture(i) for i in range(5)]
+    ranks = [InstanceMetrics(CLASSES), InstanceMetrics(CLASSES)]
+    for i, (truth, labels, predicted, kinds, scores, void) in enumerate([*pictures, pictures[0]]):
+        arrays = (predicted, kinds, scores, truth, labels, void)
+        ranks[i % 2].update(i % 5, *(torch.from_numpy(array) for array in arrays))
+    for state in ("images", "predictions", "scores", "truths"):  # what dist_reduce_fx="cat" does
+        setattr(ranks[0], state, [torch.cat(getattr(rank, state)) for rank in ranks])
+    assert {key: float(value) for key, value in ranks[0].compute().items()} == measure(pictures)
+
+
+def test_score_decides_which_prediction_comes_first() -> None:
+    truth, predicted = one_row((0, 10)), one_row((0, 10), (20, 30))
+    assert measure([single(truth, predicted, [0.9, 0.1])])["ap_50"] == 1.0
+    assert measure([single(truth, predicted, [0.1, 0.9])])["ap_50"] == pytest.approx(0.5)
+
+
+def test_components_of_noise_are_measured_without_a_limit_on_their_number() -> None:
+    truth = connected_parts(np.random.default_rng(0).random((64, 64)) < 0.3)
+    values = measure([single(truth, truth, [0.5] * truth.max())])
+    assert truth.max() > 300
+    assert (values["ap"], values["pq"]) == (1.0, 1.0)
