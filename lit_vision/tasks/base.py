@@ -41,7 +41,7 @@ class VisionTask(pl.LightningModule):
         compile: torch.compile the networks (minutes on a CPU without gain; for GPUs).
     """
 
-    monitor: ClassVar[str] = "val/loss"
+    monitor: str = "val/loss"  # an instance may choose another, as for several labels
     monitor_mode: ClassVar[str] = "min"
     # bf16-mixed becomes the default on processors that gain only where equal accuracy has been shown.
     bf16_shown: ClassVar[bool] = False

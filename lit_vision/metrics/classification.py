@@ -1,0 +1,115 @@
+"""Metrics of whole pictures over a whole split, equal on one and on many processes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multilabel_average_precision
+from torchmetrics.utilities import dim_zero_cat
+
+
+class ClassificationMetrics(Metric):
+    """Accuracy, top-5 accuracy, macro F1 and accuracy by class, from one confusion matrix.
+
+    `compute()` gives: accuracy (share of pictures whose most probable class is right), top5 (only with more than five
+    classes), f1 (mean over the classes that occur in truth or prediction), accuracy/<class> (share of the class's
+    pictures that are right, for classes that occur).
+
+    Args:
+        class_names: K names.
+
+    Attributes:
+        confusion: (K, K) int64 of the last `compute()`, rows = truth, columns = prediction; None before.
+    """
+
+    full_state_update = False
+    counts: Tensor
+    in_top5: Tensor
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        super().__init__()
+        self.class_names = list(class_names)
+        k = len(self.class_names)
+        self.add_state("counts", torch.zeros(k, k, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("in_top5", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.confusion: Tensor | None = None
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Adds scores (B, K), logits or probabilities, and labels (B,) int64."""
+        k = len(self.class_names)
+        self.counts += torch.bincount(labels * k + scores.argmax(1), minlength=k * k).view(k, k)
+        if k > 5:
+            self.in_top5 += (scores.topk(5, dim=1).indices == labels[:, None]).sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars by name, NaN-free; empty where no picture was counted."""
+        counts = self.confusion = self.counts.clone()
+        right, truth, guessed = counts.diagonal(), counts.sum(1), counts.sum(0)
+        total = counts.sum()
+        if total == 0:
+            return {}
+        values = {"accuracy": right.sum() / total}
+        if len(self.class_names) > 5:
+            values["top5"] = self.in_top5 / total
+        seen = truth + guessed > 0
+        values["f1"] = (2 * right[seen] / (truth + guessed)[seen]).mean()
+        for k in truth.nonzero().flatten().tolist():
+            values[f"accuracy/{self.class_names[k]}"] = right[k] / truth[k]
+        return values
+
+
+class MultiLabelMetrics(Metric):
+    """Metrics of pictures that show several classes, or none.
+
+    `compute()` gives: map (mean over the classes that occur of the average precision of their ranking), f1 (macro, at
+    the threshold, over classes that occur in truth or prediction), exact_match (share of pictures with every class
+    right), accuracy (share of right yes-or-no answers) and accuracy/<class>.
+
+    Args:
+        class_names: K names.
+        threshold: probability from which a class counts as present.
+
+    Attributes:
+        confusion: (K, 2, 2) int64 of the last `compute()`, [class, truth, prediction]; None before.
+    """
+
+    full_state_update = False
+    probabilities: list[Tensor] | Tensor
+    targets: list[Tensor] | Tensor
+
+    def __init__(self, class_names: Sequence[str], threshold: float = 0.5) -> None:
+        super().__init__()
+        self.class_names, self.threshold = list(class_names), threshold
+        self.add_state("probabilities", [], dist_reduce_fx="cat")
+        self.add_state("targets", [], dist_reduce_fx="cat")
+        self.confusion: Tensor | None = None
+
+    def update(self, probabilities: Tensor, targets: Tensor) -> None:
+        """Adds probabilities (B, K) and targets (B, K) of 0 and 1."""
+        assert isinstance(self.probabilities, list)
+        assert isinstance(self.targets, list)
+        self.probabilities.append(probabilities.detach().float())
+        self.targets.append(targets.long())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars by name, NaN-free; empty where no picture was counted."""
+        if len(self.probabilities) == 0:
+            return {}
+        probabilities, targets = dim_zero_cat(self.probabilities), dim_zero_cat(self.targets)
+        guesses = (probabilities >= self.threshold).long()
+        cells = torch.stack([((targets == t) & (guesses == g)).sum(0) for t in (0, 1) for g in (0, 1)], dim=1)
+        self.confusion = cells.view(-1, 2, 2)
+        found, truth, guessed = cells[:, 3], targets.sum(0), guesses.sum(0)
+        seen, right = truth + guessed > 0, (guesses == targets).float()
+        zero = torch.zeros((), device=targets.device)
+        values = {
+            "accuracy": right.mean(),
+            "exact_match": right.amin(1).mean(),
+            "f1": (2 * found[seen] / (truth + guessed)[seen]).mean() if seen.any() else zero,
+        }
+        if (truth > 0).any():
+            k = len(self.class_names)
+            precision = multilabel_average_precision(probabilities, targets, num_labels=k, average="none")
+            values["map"] = precision[truth > 0].mean()
+        return values | {f"accuracy/{name}": right[:, k].mean() for k, name in enumerate(self.class_names)}

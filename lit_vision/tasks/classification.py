@@ -1,0 +1,183 @@
+"""Classes of whole pictures: any timm network with its last layer replaced."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lit_vision.errors import UserError
+from lit_vision.losses.classification import smooth_binary_cross_entropy, soft_cross_entropy
+from lit_vision.metrics.classification import ClassificationMetrics, MultiLabelMetrics
+from lit_vision.networks.backbones import create_classifier, preprocessing_of
+from lit_vision.networks.preprocess import Preprocess
+from lit_vision.ops.mixing import Mixing
+from lit_vision.tasks.base import VisionTask
+from lit_vision.types import ClassificationBatch, ClassificationPrediction
+
+ClassWeights = Literal["balanced"] | list[float] | None
+
+
+class TransferClassifier(VisionTask):
+    """Says what a picture shows: one class of K, or with `multi_label` any number of them.
+
+    Args:
+        class_names: K names; comes from the data on the command line.
+        backbone: any timm network, as "resnet18" or "efficientnet_b5.sw_in12k_ft_in1k".
+        pretrained: download the backbone's weights.
+        weights: file of weights instead: .safetensors, or .pth of plain tensors.
+        backbone_args: timm's own arguments, as {drop_path_rate: 0.1}.
+        in_channels: channels of the pictures; the first convolution of given weights is adapted.
+        mean: of the pixels scaled to 0..1, by channel; null = as the backbone's weights expect.
+        std: likewise.
+        multi_label: pictures have several labels, or none; null = as the data says.
+        label_smoothing: probability taken from the right class and spread over all; 0.1 is usual.
+        mixup: alpha of mixup, 0 = off; 0.2 is usual. For training from scratch or long runs.
+        cutmix: alpha of cutmix, 0 = off; 1.0 is usual. With both, each batch draws one.
+        class_weights: factor on the loss by class, or "balanced" = inversely to the training split's counts. With
+            `multi_label` the factor is on the loss of pictures that show the class.
+        dropout: share of the last features left out in training; not every backbone has it.
+        threshold: probability from which a class counts as present, with `multi_label`.
+        training: what all tasks share: optimizer, scheduler, lr_decay, freeze, ... see `VisionTask`.
+    """
+
+    monitor = "val/accuracy"
+    monitor_mode = "max"
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        backbone: str = "resnet18",
+        pretrained: bool = False,
+        weights: str | None = None,
+        backbone_args: dict[str, Any] | None = None,
+        in_channels: int = 3,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        multi_label: bool | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        class_weights: ClassWeights = None,
+        dropout: float = 0.0,
+        threshold: float = 0.5,
+        **training: Any,
+    ) -> None:
+        super().__init__(class_names, **training)
+        _check_ranges(label_smoothing=label_smoothing, dropout=dropout, threshold=threshold)
+        if mixup < 0 or cutmix < 0:
+            raise UserError(f"model.mixup ({mixup}) and model.cutmix ({cutmix}) are 0 (off) or above.")
+        args = {**({"drop_rate": dropout} if dropout else {}), **(backbone_args or {})}
+        self.network = create_classifier(backbone, self.num_classes, in_channels, pretrained, weights, **args)
+        expected = preprocessing_of(self.network, in_channels)
+        self.preprocess = Preprocess(mean or expected.mean, std or expected.std)
+        if len(self.preprocess.mean) != in_channels:
+            raise UserError(f"model.mean has {len(self.preprocess.mean)} values, but in_channels is {in_channels}.")
+        self.label_smoothing, self.threshold = label_smoothing, threshold
+        self.mixing, self.class_weights = Mixing(mixup, cutmix), class_weights
+        self.register_buffer("class_weight", None, persistent=False)  # follows from the data, hence in no checkpoint
+        self.given_multi_label = multi_label
+        self._set_multi_label(bool(multi_label))
+        self.save_hyperparameters(
+            {
+                "backbone": backbone,
+                "backbone_args": args,
+                "in_channels": in_channels,
+                "mean": list(self.preprocess.mean),
+                "std": list(self.preprocess.std),
+                "multi_label": multi_label,
+                "threshold": threshold,
+            }
+        )
+
+    @property
+    def backbones(self) -> dict[str, nn.Module]:
+        """The whole network; its classifier is in no stage and hence the head."""
+        return {"network": self.network}
+
+    def _set_multi_label(self, multi_label: bool) -> None:
+        self.multi_label = multi_label
+        self.monitor = "val/map" if multi_label else "val/accuracy"
+        self.metrics = nn.ModuleDict({"val": self._new_metrics(), "test": self._new_metrics()})
+
+    def _new_metrics(self) -> Metric:
+        if self.multi_label:
+            return MultiLabelMetrics(self.class_names, self.threshold)
+        return ClassificationMetrics(self.class_names)
+
+    def setup(self, stage: str) -> None:
+        """As for all tasks; then takes from the data whether there are several labels, and the class weights."""
+        super().setup(stage)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        several = getattr(datamodule, "multi_label", None)
+        if several is not None and several != self.multi_label:
+            if self.given_multi_label is not None:
+                raise UserError(
+                    f"model.multi_label is {str(self.multi_label).lower()}, but the pictures of the data have "
+                    f"{'any number of labels' if several else 'one label each'}: leave it out of the model's arguments."
+                )
+            self._set_multi_label(several)
+            self.hparams["multi_label"] = several
+        weights = _class_weights(self.class_weights, self.class_names, getattr(datamodule, "class_counts", None))
+        self.class_weight = None if weights is None else weights.to(self.device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W), uint8 or float from 0 to 255 -> logits (B, K)."""
+        logits: Tensor = self.network(self.preprocess(images))
+        return logits
+
+    def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
+        """Loss of a batch, mixed first where that is asked for."""
+        images, targets = self.mixing(batch["image"], self._targets(batch["label"]))
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        loss = self.loss(self(images), targets)
+        self.log_loss("train", loss, len(images))
+        return loss
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of logits (B, K) against probabilities (B, K); binary for each class with `multi_label`."""
+        cross_entropy = smooth_binary_cross_entropy if self.multi_label else soft_cross_entropy
+        return cross_entropy(logits, targets, self.class_weight, self.label_smoothing)
+
+    def _targets(self, labels: Tensor) -> Tensor:
+        """(B,) int64 or (B, K) float -> (B, K) float32."""
+        return labels.float() if self.multi_label else F.one_hot(labels, self.num_classes).float()
+
+    def _evaluate(self, batch: ClassificationBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Tensor]]:
+        logits = self(batch["image"]).float()
+        self.log_loss(stage, self.loss(logits, self._targets(batch["label"])), len(logits))
+        probabilities = self._probabilities(logits)
+        metrics.update(probabilities, batch["label"])
+        return [{"probabilities": row} for row in probabilities]
+
+    def predict_step(self, batch: ClassificationBatch, batch_idx: int) -> list[ClassificationPrediction]:
+        """Probabilities (K,) of each picture: of the classes with sum 1, or with `multi_label` each on its own."""
+        return [{"probabilities": row} for row in self._probabilities(self(batch["image"]).float())]
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid() if self.multi_label else logits.softmax(1)
+
+
+def _check_ranges(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise UserError(f"model.{name} is {value}, but it must be at least 0 and below 1.")
+
+
+def _class_weights(wanted: ClassWeights, names: Sequence[str], counts: Sequence[int] | None) -> Tensor | None:
+    """Factors on the loss, (K,); "balanced" = pictures / (K * pictures of the class), mean 1 over the pictures."""
+    if wanted is None or (wanted == "balanced" and counts is not None and sum(counts) == 0):
+        return None  # without training pictures (a test set alone) there is nothing to balance
+    if isinstance(wanted, str):
+        if wanted != "balanced":
+            raise UserError(f"model.class_weights is {wanted!r}: give balanced, or one number for each class.")
+        if counts is None:
+            raise UserError("model.class_weights: balanced needs a ClassificationDataModule; give a list of numbers.")
+        return torch.tensor([sum(counts) / (len(counts) * count) if count else 0.0 for count in counts])
+    if len(wanted) != len(names) or min(wanted) < 0:
+        raise UserError(f"model.class_weights has {len(wanted)} numbers, but there are {len(names)} classes; none < 0.")
+    return torch.tensor(wanted, dtype=torch.float32)
