@@ -1,5 +1,6 @@
 """What the four tasks share: freezing, parameter groups, evaluation over the whole set, what a checkpoint carries."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -103,6 +104,8 @@ class VisionTask(pl.LightningModule):
             freeze_parameters(backbone, names)
             self._held_norms += [f"{prefix}.{name}" for name in norms_of(backbone, names)]
         self.train(self.training)
+        # Lightning warns of every module in evaluation mode; these are meant to be.
+        warnings.filterwarnings("ignore", rf"Found {len(self._held_norms)} module\(s\) in eval mode")
 
     def train(self, mode: bool = True) -> "VisionTask":
         """As usual, but the normalisation layers of frozen stages keep their statistics."""

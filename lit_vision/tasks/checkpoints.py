@@ -9,6 +9,7 @@ import torch
 
 from lit_vision.errors import UserError
 from lit_vision.tasks.base import VisionTask
+from lit_vision.tasks.optimization import as_channels_last
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -46,4 +47,6 @@ def load_task(path: str | Path, **changes: Any) -> VisionTask:
     task = task_class(**{**checkpoint["hyper_parameters"], **changes})
     task.on_load_checkpoint(checkpoint)
     task.load_state_dict(checkpoint["state_dict"])
+    if task.channels_last:
+        as_channels_last(task)
     return task.eval()

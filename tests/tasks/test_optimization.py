@@ -1,0 +1,67 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lit_vision.tasks.optimization import parameter_groups, scale_learning_rates, warmup_cosine
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential()
+        self.backbone.add_module("stem", nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+        self.backbone.add_module("body", nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
+        self.head = nn.Linear(4, 2)
+
+
+def test_groups_are_head_first_then_stage_by_stage_without_decay_on_norms_and_biases() -> None:
+    net = Net()
+    groups = parameter_groups(net, {"backbone": net.backbone}, lr_decay=0.5)
+    assert [group["name"] for group in groups] == [
+        "head/decay",
+        "head/no_decay",
+        "backbone/stage0/decay",
+        "backbone/stage0/no_decay",
+        "backbone/stage1/decay",
+        "backbone/stage1/no_decay",
+    ]
+    assert [group["lr_scale"] for group in groups] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert [group.get("weight_decay") for group in groups] == [None, 0.0] * 3
+    assert groups[0]["params"][0] is net.head.weight
+    assert groups[4]["params"][0] is net.backbone.stem[0].weight  # type: ignore[union-attr]  # nn.Module attribute
+    assert len(groups[3]["params"]) == 3  # the convolution's bias, the norm's weight and bias
+
+
+def test_every_parameter_is_in_exactly_one_group_frozen_or_not() -> None:
+    net = Net()
+    net.backbone.requires_grad_(False)
+    groups = parameter_groups(net, {"backbone": net.backbone})
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(ids) == sorted(id(parameter) for parameter in net.parameters())
+
+
+def test_learning_rates_fall_with_the_distance_from_the_head() -> None:
+    net = Net()
+    optimizer = torch.optim.SGD(
+        parameter_groups(net, {"backbone": net.backbone}, lr_decay=0.1), lr=1.0, weight_decay=0.3
+    )
+    scale_learning_rates(optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0, 0.3, 0, 0.3, 0]
+
+
+def test_warmup_cosine_hits_its_hand_computed_points() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = warmup_cosine(optimizer, steps=110, warmup=10 / 110, final=0.1)
+    rates = []
+    for _ in range(111):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == rates[10] == pytest.approx(2.0)
+    assert rates[60] == pytest.approx(2 * (0.1 + 0.9 / 2))
+    assert rates[35] == pytest.approx(2 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))))
+    assert rates[110] == pytest.approx(0.2)
