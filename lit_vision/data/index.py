@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lit_vision.types import SPLITS, BoolArray, FloatArray, Int32Array, Int64Array, Split, UInt8Array
+from lit_vision.types import IGNORE_INDEX, SPLITS, BoolArray, FloatArray, Int32Array, Int64Array, Split, UInt8Array
 
 MaskKind = Literal["none", "classes", "instances"]
 NO_SEGMENT, POLYGONS, RLE, FILE = 0, 1, 2, 3
@@ -69,10 +69,12 @@ class Index:
         masks: N paths of class masks or label maps, relative to root; "" where an image has none.
         mask_kind: what `masks` hold: a class per pixel, or an object number per pixel.
         class_masks: for label maps of several classes: N paths of class masks (0 background, 1 + class).
-        colors: (K, 3) uint8 RGB; given where class masks are RGB pictures.
+        colors: (K, 3) uint8 RGB; given where class masks are RGB pictures. Rows beyond K are colours to ignore.
+        ignore_index: the value in the files of class masks that means "no class known".
         groups: N group names for k-fold; None where the format has none.
         multi_label: whether images can have several labels, or none (classification).
         notes: what the reader mended or skipped, a sentence each, to be shown to the user.
+        problems: records the reader had to leave out, a sentence each; `data.check.check` raises them with its own.
     """
 
     root: Path
@@ -94,6 +96,8 @@ class Index:
     groups: Packed | None = None
     multi_label: bool = False
     notes: tuple[str, ...] = field(default=())
+    ignore_index: int = IGNORE_INDEX
+    problems: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)

@@ -1,0 +1,138 @@
+"""Images with a class mask each: a class index per pixel, a palette picture or an RGB colour map."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import TypedDict
+
+import msgspec
+import numpy as np
+
+from lit_vision.data.formats.build import IndexBuilder
+from lit_vision.data.formats.files import relative
+from lit_vision.data.formats.pairs import IMAGE_FOLDERS, Folders, find_folders, listed_splits, pair_files
+from lit_vision.data.index import Index
+from lit_vision.errors import UserError
+from lit_vision.types import IGNORE_INDEX, UInt8Array
+
+LAYOUT = "images/[<split>/]*.jpg with masks/[<split>/]*.png of the same name"
+MASK_FOLDERS = ("masks", "SegmentationClass", "labels", "annotations", "mask", "SegmentationClassRaw")
+CLASSES_FILE = "classes.json"
+
+
+class ClassesFile(TypedDict, total=False):
+    """What `classes.json` may hold."""
+
+    classes: list[str]
+    colors: list[tuple[int, int, int]]
+    ignore_index: int
+    ignore_colors: list[tuple[int, int, int]]
+
+
+def found(root: Path) -> str | None:
+    """What of this layout lies in root, in words; a folder `labels` counts only as `labels_are_classes` says."""
+    folders = find_folders(root, IMAGE_FOLDERS, MASK_FOLDERS)
+    if not folders or ("labels" in folders[0].masks.parts[-2:] and not labels_are_classes(root)):
+        return None
+    return f"images with class masks in {relative(folders[0].masks, root)}/"
+
+
+def labels_are_classes(root: Path) -> bool:
+    """Whether `labels/*.png` hold classes: with a classes.json and no folder `classes` they do."""
+    return (root / CLASSES_FILE).is_file() and not (root / "classes").is_dir()
+
+
+def read(
+    root: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    colors: Sequence[tuple[int, int, int]] | None = None,
+    ignore_index: int | None = None,
+    ignore_colors: Sequence[tuple[int, int, int]] | None = None,
+    images: str | None = None,
+    masks: str | None = None,
+    mask_suffix: str = "",
+) -> Index:
+    """Reads images and the class masks of the same name.
+
+    Args:
+        root: folder of images/ and masks/; `classes.json` in it may hold classes, colors, ignore_index, ignore_colors.
+        classes: K class names; the value k in a mask means classes[k].
+        colors: K colours (red, green, blue), where masks are RGB pictures.
+        ignore_index: the value in the masks that means "no class known"; 255 where not given.
+        ignore_colors: colours that mean the same in RGB masks.
+        images: name of the image folder; found among images, JPEGImages, ... where not given.
+        masks: name of the mask folder; found among masks, SegmentationClass, labels, annotations where not given.
+        mask_suffix: what a mask's stem has after its image's, such as "_L".
+
+    Returns:
+        An index whose `masks` hold classes.
+
+    Raises:
+        UserError: the layout is another one, or there are no class names.
+    """
+    folders = find_folders(root, [images] if images else IMAGE_FOLDERS, [masks] if masks else MASK_FOLDERS)
+    if not folders:
+        raise UserError(f"{root} has no image and mask folders: the format masks reads {LAYOUT}.")
+    settings = read_classes_file(root)
+    names = list(classes or settings.get("classes", []))
+    if not names:
+        raise UserError(
+            f"{root}: class names are missing: write {root / CLASSES_FILE} "
+            f'such as {{"classes": ["sky", "road"]}} or set the option classes.'
+        )
+    color_rows = colors if colors is not None else settings.get("colors")
+    ignored = ignore_colors if ignore_colors is not None else settings.get("ignore_colors", [])
+    builder = IndexBuilder(root, "masks")
+    _add_pairs(builder, root, folders, mask_suffix)
+    return builder.build(
+        names,
+        mask_kind="classes",
+        colors=_color_table(color_rows, ignored, names),
+        ignore_index=ignore_index if ignore_index is not None else settings.get("ignore_index", IGNORE_INDEX),
+    )
+
+
+def _add_pairs(builder: IndexBuilder, root: Path, folders: Sequence[Folders], suffix: str) -> None:
+    listed = listed_splits(root / "ImageSets" / "Segmentation")
+    unlisted = 0
+    for part in folders:
+        # Where lists say which images have masks (Pascal VOC), the others are not problems.
+        problems: list[str] = [] if listed else builder.problems
+        for image, mask in pair_files(part, root, suffix, problems):
+            split = listed.get(PurePosixPath(image).stem, -1) if listed else part.split
+            if listed and split < 0:
+                unlisted += 1
+            else:
+                builder.add_image(image, split, mask=mask)
+    if unlisted:
+        builder.notes.append(f"{unlisted} images are in no list of ImageSets/Segmentation and were left out.")
+
+
+def read_classes_file(root: Path) -> ClassesFile:
+    """The content of `classes.json` in root; empty where there is no such file.
+
+    Raises:
+        UserError: the file is malformed.
+    """
+    path = root / CLASSES_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ClassesFile)
+    except msgspec.DecodeError as error:
+        raise UserError(f'{path} is malformed ({error}): write it as {{"classes": ["sky", "road"]}}.') from None
+
+
+def _color_table(
+    colors: Sequence[tuple[int, int, int]] | None, ignored: Sequence[tuple[int, int, int]], names: Sequence[str]
+) -> UInt8Array | None:
+    if colors is None:
+        return None
+    if len(colors) != len(names):
+        raise UserError(f"There are {len(colors)} colors for {len(names)} classes: give one colour per class.")
+    rows = [tuple(color) for color in (*colors, *ignored)]
+    if wrong := next((row for row in rows if not all(0 <= value <= 255 for value in row)), None):
+        raise UserError(f"The colour {list(wrong)} is not three numbers from 0 to 255: correct colors.")
+    if twice := next((row for row in rows if rows.count(row) > 1), None):
+        raise UserError(f"The colour {list(twice)} stands for two classes: give every class its own colour.")
+    return np.array(rows, np.uint8).reshape(-1, 3)

@@ -1,0 +1,47 @@
+"""The box round an outline, and a mask's outline as polygons."""
+
+import cv2
+import numpy as np
+
+from lit_vision.data.index import POLYGONS
+from lit_vision.data.rle import decode_rle
+from lit_vision.types import BoolArray, FloatArray
+
+Box = tuple[float, float, float, float]
+
+
+def outline_box(kind: int, segment: bytes, size: tuple[int, int]) -> Box:
+    """Box x1, y1, x2, y2 round polygons (their extent) or run lengths (their pixels); zeros round nothing."""
+    if kind == POLYGONS:
+        return points_box(np.frombuffer(segment, np.float32).reshape(-1, 2))
+    return mask_box(decode_rle(segment, size))
+
+
+def points_box(points: FloatArray) -> Box:
+    """Extent of (n, 2) points; rows of NaN do not count."""
+    (x1, y1), (x2, y2) = np.nanmin(points, 0).tolist(), np.nanmax(points, 0).tolist()
+    return x1, y1, x2, y2
+
+
+def mask_box(mask: BoolArray) -> Box:
+    """Half-open box round the pixels of an (H, W) mask; zeros if there are none."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if len(columns) == 0:
+        return 0.0, 0.0, 0.0, 0.0
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def mask_polygons(mask: BoolArray) -> list[FloatArray]:
+    """Outlines (n, 2) of the parts of a mask, largest first, along the outer edges of its pixels.
+
+    OpenCV's contours run through pixel centres, which makes an object a pixel too small; so the mask is doubled, and
+    the corners then lie a quarter of a pixel inside the true edge. Holes are not part of an outline.
+    """
+    doubled = np.repeat(np.repeat(mask.astype(np.uint8), 2, 0), 2, 1)
+    contours = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    rings: list[FloatArray] = [
+        (contour[:, 0].astype(np.float32) + np.float32(0.5)) / np.float32(2)
+        for contour in contours
+        if len(contour) >= 3
+    ]
+    return sorted(rings, key=lambda ring: -float(cv2.contourArea(ring)))

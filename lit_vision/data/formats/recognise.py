@@ -1,0 +1,94 @@
+"""Which format a folder is in, and reading it with the user's options."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+import msgspec
+
+from lit_vision.data.formats import coco, csv, folder, labelmaps, masks, voc, yolo
+from lit_vision.data.formats.files import nearest
+from lit_vision.data.index import Index
+from lit_vision.errors import UserError
+
+FORMATS: dict[str, ModuleType] = {
+    "folder": folder,
+    "csv": csv,
+    "masks": masks,
+    "labelmaps": labelmaps,
+    "coco": coco,
+    "voc": voc,
+    "yolo": yolo,
+}
+
+
+def recognise(root: Path) -> str:
+    """Name of the format of the data set in root.
+
+    Raises:
+        UserError: root does not exist, fits no format, or fits several.
+    """
+    return _recognise(root)[0]
+
+
+def _recognise(root: Path) -> tuple[str, str]:
+    """Name of the format, and what of it was found."""
+    if not root.exists():
+        raise UserError(f"There is no folder {root}: correct root.")
+    fitting = {name: words for name, module in FORMATS.items() if name != "folder" and (words := module.found(root))}
+    # Any folder of folders of images looks like classes, so classes are thought of last.
+    if not fitting and root.is_dir() and (words := folder.found(root)):
+        fitting = {"folder": words}
+    if not fitting:
+        layouts = "; ".join(f"{name}: {module.LAYOUT}" for name, module in FORMATS.items())
+        raise UserError(f"{root} fits no known layout, set format and options; looked for {layouts}.")
+    if len(fitting) > 1:
+        kinds = " and as ".join(f"{name} ({words})" for name, words in fitting.items())
+        choices = " or ".join(f"format: {name}" for name in fitting)
+        raise UserError(f"{root} can be read as {kinds}: set {choices}.")
+    return next(iter(fitting.items()))
+
+
+def read(root: Path | str, format: str = "auto", **options: Any) -> Index:
+    """Reads a data set's annotations.
+
+    Args:
+        root: folder of the data set, or its CSV, JSON or YAML file.
+        format: one of FORMATS, or "auto" to recognise it (a note in the index then says what was found).
+        options: options of the format's reader, plain YAML values; see docs/data_formats.md.
+
+    Returns:
+        The index. Records that cannot be used are in its `problems`; `data.check.check` raises them.
+
+    Raises:
+        UserError: the folder, the format or an option is wrong.
+    """
+    root = Path(root)
+    notes: tuple[str, ...] = ()
+    if format == "auto":
+        format, words = _recognise(root)
+        notes = (f"Recognised {root} as {format}: {words}.",)
+    if format not in FORMATS:
+        raise UserError(f"There is no format {format!r}: {nearest(format, ('auto', *FORMATS))}")
+    if not root.exists():
+        raise UserError(f"There is no folder {root}: correct root.")
+    reader: Callable[..., Index] = FORMATS[format].read
+    index = reader(root, **_checked(reader, format, options))
+    return replace(index, notes=notes + index.notes)
+
+
+def _checked(reader: Callable[..., Index], format: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, of the types the reader declares."""
+    known = [name for name in inspect.signature(reader).parameters if name != "root"]
+    hints = get_type_hints(reader)
+    for name, value in options.items():
+        if name not in known:
+            raise UserError(f"The format {format} has no option {name!r}: {nearest(name, known)}")
+        try:
+            msgspec.convert(value, hints[name])
+        except msgspec.ValidationError as error:
+            raise UserError(f"The option {name} of the format {format} is {value!r}: {error}.") from None
+    return options

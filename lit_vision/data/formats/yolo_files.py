@@ -1,0 +1,120 @@
+"""data.yaml of a YOLO data set, its image lists, and where an image's labels lie."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from lit_vision.data.formats.files import IMAGE_SUFFIXES, list_files, read_text, relative, split_of
+from lit_vision.errors import UserError
+from lit_vision.types import SPLITS
+
+
+class YoloFile(NamedTuple):
+    """What data.yaml says: its own path, the folder its entries are relative to, entries by split, class names."""
+
+    path: Path
+    base: Path
+    splits: dict[int, list[str]]
+    names: list[str]
+
+
+def find_yaml(root: Path) -> Path | None:
+    """The YAML file of a YOLO data set: root itself, data.yaml or dataset.yaml, or the only one with names."""
+    if root.is_file():
+        return root if root.suffix.lower() in (".yaml", ".yml") else None
+    files = sorted((*root.glob("*.yaml"), *root.glob("*.yml")))
+    fitting = [path for path in files if _has_names(path)]
+    preferred = [path for path in fitting if path.stem in ("data", "dataset")]
+    return next(iter(preferred or fitting), None)
+
+
+def _has_names(path: Path) -> bool:
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    keys = {line.split(":")[0].strip() for line in lines if line[:1].isalpha()}
+    return "names" in keys and bool(keys & {"train", "val", "test"})
+
+
+def read_yaml(path: Path) -> YoloFile:
+    """Reads data.yaml.
+
+    Raises:
+        UserError: it is no YAML, or names or splits are missing or malformed.
+    """
+    try:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML ({str(error).splitlines()[0]}): correct it.") from None
+    if not isinstance(content, dict) or "names" not in content:
+        raise UserError(f"{path} has no names: write names: [cat, dog].")
+    splits = {}
+    for key, value in content.items():
+        if split_of(str(key)) >= 0 and value:
+            entries = value if isinstance(value, list) else [value]
+            splits[split_of(str(key))] = [str(entry) for entry in entries]
+    if not splits:
+        raise UserError(f"{path} has neither train nor val: write train: images/train.")
+    return YoloFile(path, _base(path, content.get("path")), splits, _names(path, content))
+
+
+def _base(path: Path, given: Any) -> Path:
+    """The folder of `path:`; where that is not on this machine (it was made elsewhere), the YAML's own folder."""
+    base = path.parent / str(given or ".")
+    return base if base.is_dir() else path.parent
+
+
+def _names(path: Path, content: dict[str, Any]) -> list[str]:
+    names = content["names"]
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise UserError(f"{path}: the keys of names must be 0 to {len(names) - 1}, each once.")
+        names = [names[key] for key in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{path}: names must be a list of class names such as [cat, dog].")
+    texts = [str(name) for name in names]
+    if len(set(texts)) < len(texts):
+        twice = next(name for name in texts if texts.count(name) > 1)
+        raise UserError(f"{path}: names has {twice!r} twice: give each class its own name.")
+    if "nc" in content and content["nc"] != len(texts):
+        raise UserError(f"{path}: nc is {content['nc']} but names has {len(texts)}: correct one of them.")
+    return texts
+
+
+def images_of(data: YoloFile, split: int, problems: list[str]) -> list[Path]:
+    """The images of a split, in natural order within each folder and in the order of each list file."""
+    images: list[Path] = []
+    for entry in data.splits[split]:
+        path = _resolve(data, entry)
+        if path.is_dir():
+            images += [path / file for file in list_files(path, IMAGE_SUFFIXES)[0]]
+        elif path.is_file() and path.suffix.lower() == ".txt":
+            images += _listed(path, data.base)
+        else:
+            problems.append(
+                f"{data.path.name}: {SPLITS[split]} is {entry}, but there is no folder or .txt list "
+                f"{relative(path, data.path.parent)}: correct it."
+            )
+    return images
+
+
+def _resolve(data: YoloFile, entry: str) -> Path:
+    """Entries are relative to `path:`; exports of some tools mean ../train/images as seen from a folder below."""
+    for path in (data.base / entry, data.path.parent / entry, data.base / entry.removeprefix("../")):
+        if path.exists():
+            return path
+    return data.base / entry
+
+
+def _listed(path: Path, base: Path) -> list[Path]:
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    return [path.parent / line if line.startswith("./") else base / line for line in lines if line]
+
+
+def label_path(image: Path) -> Path:
+    """The label file of an image: the last folder called images becomes labels, the suffix .txt."""
+    parts = list(image.with_suffix(".txt").parts)
+    for place in range(len(parts) - 2, -1, -1):
+        if parts[place] == "images":
+            parts[place] = "labels"
+            break
+    return Path(*parts)
