@@ -101,7 +101,7 @@ def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str,
     check_backbone(name)
     if pretrained and weights is not None:
         raise UserError(f"{name} was given both pretrained: true and weights: {weights}; give one of them.")
-    name, args = _widened(name, _with_layers(args))
+    name, args = timm_arguments(name, args)
     import timm
 
     try:
@@ -111,6 +111,11 @@ def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str,
     if weights is not None:
         load_weights(network, weights)
     return network
+
+
+def timm_arguments(name: str, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A backbone's name and arguments, as a YAML gives them, in the way that `timm.create_model` takes them."""
+    return _widened(name, _with_layers(args))
 
 
 def _widened(name: str, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,174 @@
+"""Encoder-decoder networks for a class per pixel: decoders of segmentation_models_pytorch over any timm encoder."""
+
+import difflib
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_vision.errors import UserError
+from lit_vision.networks.backbones import check_backbone, timm_arguments
+from lit_vision.networks.weights import load_weights
+
+DECODERS = (
+    "unet",
+    "unetplusplus",
+    "manet",
+    "linknet",
+    "fpn",
+    "pspnet",
+    "deeplabv3",
+    "deeplabv3plus",
+    "pan",
+    "upernet",
+    "segformer",
+    "dpt",
+)
+BILINEAR = (
+    "unet",
+    "unetplusplus",
+    "manet",
+    "fpn",
+    "pan",
+)  # the others upsample bilinearly, or learn to, without being told
+SMALLEST = {"pan": 128}  # PAN pools its deepest map three times: smaller images are padded
+
+
+class Segmenter(nn.Module):
+    """Maps normalised images (B, C, H, W) of any H and W to logits (B, K, H, W).
+
+    Args:
+        network: an encoder-decoder of segmentation_models_pytorch, whose input must divide by its stride.
+        smallest: images are padded to at least this height and width.
+    """
+
+    def __init__(self, network: smp.base.SegmentationModel, smallest: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.stride = int(network.encoder.output_stride)
+        self.smallest = smallest
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The timm model inside the encoder: what pretrained weights fill, and what can be frozen."""
+        backbone: nn.Module = self.network.get_submodule("encoder.model")
+        return backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pad at the right and below to a multiple of the stride, and crop the logits back."""
+        height, width = images.shape[-2:]
+        below, right = self._padding(height), self._padding(width)
+        if below or right:
+            images = F.pad(images, (0, right, 0, below))
+        logits: Tensor = self.network(images)
+        return logits[..., :height, :width]
+
+    def _padding(self, length: int) -> int:
+        return -(-max(length, self.smallest) // self.stride) * self.stride - length
+
+
+class PooledBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that uses its running statistics where a channel holds a single value.
+
+    Decoders that pool the whole image (DeepLab, PSPNet, UPerNet, PAN) meet that in a last batch of one image, where
+    torch's own layer stops the training.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) in, the same out."""
+        if self.training and input.numel() == input.shape[1]:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+def create_segmenter(
+    decoder: str,
+    encoder: str,
+    classes: int,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    weights: str | None = None,
+    encoder_args: Mapping[str, Any] | None = None,
+    decoder_args: Mapping[str, Any] | None = None,
+) -> Segmenter:
+    """Build a segmentation network.
+
+    Args:
+        decoder: one of DECODERS, such as "unet" or "deeplabv3plus".
+        encoder: any timm model with a feature pyramid ("resnest269e", "convnext_tiny", ...); any ViT for "dpt".
+        classes: number of logits per pixel, background included.
+        in_channels: channels of the images.
+        pretrained: download the encoder's weights through timm.
+        weights: a local .safetensors or .pth file with the encoder's weights, instead of downloading.
+        encoder_args: passed to timm, such as {channel_multiplier: 0.25}.
+        decoder_args: passed to segmentation_models_pytorch, such as {decoder_channels: [64, 32, 16, 8, 8]}.
+
+    Raises:
+        UserError: an unknown name, an encoder that the decoder cannot use, arguments that they do not take.
+    """
+    if decoder not in DECODERS:
+        near = difflib.get_close_matches(decoder, DECODERS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ":"
+        raise UserError(f"there is no decoder '{decoder}'{hint} there are {', '.join(DECODERS)}")
+    check_backbone(encoder)
+    if pretrained and weights is not None:
+        raise UserError(f"encoder '{encoder}' was given both pretrained: true and weights: {weights}; give one of them")
+    arguments = {"decoder_interpolation": "bilinear"} if decoder in BILINEAR else {}
+    encoder, known = timm_arguments(encoder, encoder_args or {})
+    arguments |= _any_size(encoder) | known | dict(decoder_args or {})
+    try:
+        network = smp.create_model(
+            decoder,
+            f"tu-{encoder}",
+            encoder_weights="pretrained" if pretrained else None,
+            in_channels=in_channels,
+            classes=classes,
+            **arguments,
+        )
+    except (RuntimeError, ValueError, TypeError, AssertionError, KeyError, OSError) as error:
+        raise UserError(_why(decoder, encoder, error)) from error
+    _hold_pooled_norms(network.decoder)
+    segmenter = Segmenter(network, SMALLEST.get(decoder, 1))
+    if weights is not None:
+        load_weights(segmenter.backbone, weights)
+    return segmenter
+
+
+def _any_size(encoder: str) -> dict[str, bool]:
+    """What frees transformers of the one image size they were trained at."""
+    home = sys.modules[timm.models.model_entrypoint(encoder.split(".")[0]).__module__]
+    networks = [value for value in vars(home).values() if inspect.isclass(value) and hasattr(value, "forward_features")]
+    taken = {name for network in networks for name in inspect.signature(network).parameters}
+    free = {"dynamic_img_size": True, "strict_img_size": False}
+    return {name: value for name, value in free.items() if name in taken}
+
+
+def _why(decoder: str, encoder: str, error: Exception) -> str:
+    """One sentence for what timm and segmentation_models_pytorch say in several."""
+    text = str(error).strip().split("\n")[0] or type(error).__name__
+    if "downsampling pattern" in text or "features_only" in text:
+        return (
+            f"encoder '{encoder}' has no feature pyramid (maps at 1/4 to 1/32), which decoder '{decoder}' needs: "
+            "take a convolutional or hierarchical one such as 'resnet34' or 'convnext_tiny', or decoder 'dpt' for a ViT"
+        )
+    if "output_stride" in text or (isinstance(error, AssertionError) and not str(error)):
+        return (
+            f"encoder '{encoder}' cannot be dilated, which decoder '{decoder}' needs: "
+            "take decoder 'unet', 'fpn', 'upernet' or 'segformer', or another encoder"
+        )
+    return f"decoder '{decoder}' over encoder '{encoder}' cannot be built: {text}"
+
+
+def _hold_pooled_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            held = PooledBatchNorm2d(child.num_features, child.eps, child.momentum, child.affine)
+            held.load_state_dict(child.state_dict())
+            setattr(module, name, held)
+        else:
+            _hold_pooled_norms(child)
