@@ -1,0 +1,77 @@
+"""Random changes of a picture's colours: look-up tables of 256 entries instead of arithmetic per pixel."""
+
+from statistics import NormalDist
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lit_vision.data.augmentation import Augmentation
+from lit_vision.data.warp import FILL, by_fours
+from lit_vision.types import UInt8Array
+
+_LEVELS = np.arange(256, dtype=np.float64)
+_NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])  # quantiles: a byte becomes a draw
+
+
+def change_colors(pixels: UInt8Array, augmentation: Augmentation, rng: np.random.Generator) -> UInt8Array:
+    """Pixels (H, W, C) with colours, blur, noise and a covered rectangle drawn from the ranges."""
+    if pixels.shape[2] == 3 and (augmentation.hue or augmentation.saturation):
+        pixels = _shift_hue_and_saturation(pixels, augmentation, rng)
+    if augmentation.brightness or augmentation.contrast:
+        pixels = _look_up(pixels, _brightness_tables(pixels.shape[2], augmentation, rng))
+    if rng.random() < augmentation.blur:
+        sigma = rng.uniform(*augmentation.blur_sigma)
+        pixels = by_fours(lambda bands: cv2.GaussianBlur(bands, (0, 0), sigma), pixels)
+    if augmentation.noise:
+        pixels = _add_noise(pixels, rng.uniform(0, augmentation.noise), rng)
+    if rng.random() < augmentation.erase:
+        pixels = _erase(pixels, augmentation.erase_area, rng)
+    return pixels
+
+
+def _shift_hue_and_saturation(pixels: UInt8Array, augmentation: Augmentation, rng: np.random.Generator) -> UInt8Array:
+    shift = rng.uniform(-augmentation.hue, augmentation.hue) * 180  # OpenCV's hue circle has 180 steps
+    gain = 1 + rng.uniform(-augmentation.saturation, augmentation.saturation)
+    tables = np.stack([np.rint(_LEVELS + shift) % 180, np.clip(np.rint(_LEVELS * gain), 0, 255), _LEVELS], axis=1)
+    hsv = _look_up(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), tables.astype(np.uint8))
+    return _uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+
+
+def _brightness_tables(channels: int, augmentation: Augmentation, rng: np.random.Generator) -> UInt8Array:
+    """(256, C): RGB shares one draw, so that colours stay; other channels are of different kinds, each has its own."""
+    draws = 1 if channels == 3 else channels
+    brightness = 1 + rng.uniform(-augmentation.brightness, augmentation.brightness, draws)
+    contrast = 1 + rng.uniform(-augmentation.contrast, augmentation.contrast, draws)
+    tables = (_LEVELS[:, None] * brightness - 127.5) * contrast + 127.5
+    rounded = np.clip(np.rint(tables), 0, 255).astype(np.uint8)
+    return np.repeat(rounded, channels // draws, axis=1)
+
+
+def _look_up(pixels: npt.NDArray[Any], tables: UInt8Array) -> UInt8Array:
+    changed = cv2.LUT(pixels, tables[None])
+    return _uint8(changed if changed.ndim == 3 else changed[:, :, None])
+
+
+def _add_noise(pixels: UInt8Array, sigma: float, rng: np.random.Generator) -> UInt8Array:
+    height, width, channels = pixels.shape
+    flat = np.ascontiguousarray(pixels).reshape(height, width * channels)
+    draws = np.frombuffer(rng.bytes(flat.size), np.uint8).reshape(flat.shape)
+    table = np.rint(_NORMAL * sigma).astype(np.int16)
+    return _uint8(cv2.add(flat, cv2.LUT(draws, table[None]), dtype=cv2.CV_8U)).reshape(pixels.shape)
+
+
+def _erase(pixels: UInt8Array, area: tuple[float, float], rng: np.random.Generator) -> UInt8Array:
+    height, width = pixels.shape[:2]
+    covered, shape = rng.uniform(*area) * height * width, float(np.exp(rng.uniform(-0.7, 0.7)))  # 1:2 to 2:1
+    h, w = min(height, round(np.sqrt(covered * shape))), min(width, round(np.sqrt(covered / shape)))
+    y, x = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    pixels = pixels.copy()
+    pixels[y : y + h, x : x + w] = FILL
+    return pixels
+
+
+def _uint8(array: Any) -> UInt8Array:
+    """OpenCV's stubs promise less than it keeps."""
+    return array  # type: ignore[no-any-return]  # uint8 in, uint8 out

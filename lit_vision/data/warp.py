@@ -1,0 +1,101 @@
+"""The one warp: image, masks and label maps brought to another frame by OpenCV."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lit_vision.data.geometry import Matrix, Size, is_axis_aligned, translation, visible_rectangle, warp_boxes
+from lit_vision.types import UInt8Array
+
+FILL = 114  # grey of what no picture covers; near the mean of photographs, so that edges stay faint
+
+_CENTRE = translation(0.5, 0.5)  # OpenCV's coordinates are those of pixel centres, ours those of edges
+_MARGIN = 2  # pixels round the needed part of the source that interpolation may touch
+AnyArray: TypeAlias = npt.NDArray[Any]
+
+
+def warp_image(image: UInt8Array, frame: Matrix, size: Size, fill: int = FILL) -> UInt8Array:
+    """Picture (H, W, C) in the frame of a network input of `size`, interpolated bilinearly.
+
+    Where the picture shrinks to less than half, it is averaged down to between half and full detail first, so that
+    fine patterns do not turn into false ones.
+    """
+    if image.shape[:2] == size and np.array_equal(frame, np.eye(3)):
+        return np.array(image)
+    rows, columns = visible_rectangle(frame, (image.shape[0], image.shape[1]), size)
+    if rows.start == rows.stop or columns.start == columns.stop:
+        return np.full((*size, image.shape[2]), fill, np.uint8)
+    part, part_frame = _needed_part(image, frame, size)
+    part, part_frame = _shrink(part, part_frame)
+    aligned = is_axis_aligned(frame)
+    warped: AnyArray = by_fours(lambda bands: _warp(bands, part_frame, size, cv2.INTER_LINEAR, aligned, fill), part)
+    if aligned:
+        _paint_outside(warped, rows, columns, fill)
+    return warped
+
+
+def warp_labels(labels: AnyArray, frame: Matrix, size: Size, fill: int) -> AnyArray:
+    """Numbers (H, W), uint8 or int32, in the frame of a picture of `size`: the nearest one, `fill` outside."""
+    if labels.shape == size and np.array_equal(frame, np.eye(3)):
+        return np.array(labels)
+    rows, columns = visible_rectangle(frame, (labels.shape[0], labels.shape[1]), size)
+    if rows.start == rows.stop or columns.start == columns.stop:
+        return np.full(size, fill, labels.dtype)
+    part, part_frame = _needed_part(labels, frame, size)
+    aligned = is_axis_aligned(frame)
+    warped = _warp(part, part_frame, size, cv2.INTER_NEAREST, aligned, fill)
+    if aligned:
+        _paint_outside(warped, rows, columns, fill)
+    return warped
+
+
+def warp_scores(scores: npt.NDArray[np.float32], frame: Matrix, size: Size) -> npt.NDArray[np.float32]:
+    """Maps (K, H, W) float32 in the frame of a picture of `size`, bilinear; the outermost value goes on outside."""
+    channels_last = np.ascontiguousarray(np.moveaxis(scores, 0, 2))
+    warped = by_fours(lambda bands: _warp(bands, frame, size, cv2.INTER_LINEAR, True, 0), channels_last)
+    return np.ascontiguousarray(np.moveaxis(warped, 2, 0))
+
+
+def by_fours(change: Callable[[AnyArray], AnyArray], image: AnyArray) -> AnyArray:
+    """Apply an OpenCV function, which takes at most four channels, to pixels (H, W, C) with any number of them."""
+    chunks = [image[:, :, i : i + 4] for i in range(0, image.shape[2], 4)] if image.shape[2] > 4 else [image]
+    changed = [change(chunk if len(chunks) == 1 else np.ascontiguousarray(chunk)) for chunk in chunks]
+    shaped = [chunk[:, :, None] if chunk.ndim == 2 else chunk for chunk in changed]
+    return shaped[0] if len(shaped) == 1 else np.concatenate(shaped, axis=2)
+
+
+def _warp(array: AnyArray, frame: Matrix, size: Size, flags: int, replicate: bool, fill: int) -> AnyArray:
+    """Replicating where the frame is axis-aligned keeps the fill from bleeding into the outermost pixels."""
+    back = np.linalg.inv(_CENTRE) @ np.linalg.inv(frame) @ _CENTRE
+    border = cv2.BORDER_REPLICATE if replicate else cv2.BORDER_CONSTANT
+    shape, flags = (size[1], size[0]), flags | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(array, back[:2], shape, flags=flags, borderMode=border, borderValue=(fill,) * 4)
+
+
+def _needed_part(array: AnyArray, frame: Matrix, size: Size) -> tuple[AnyArray, Matrix]:
+    """The part of the source that the output shows: large pictures cost no more than what is seen of them."""
+    height, width = array.shape[:2]
+    box = warp_boxes(np.array([[0, 0, size[1], size[0]]]), np.linalg.inv(frame))[0]
+    low, high = np.floor(box[:2]).astype(int) - _MARGIN, np.ceil(box[2:]).astype(int) + _MARGIN
+    x1, x2 = max(0, low[0]), min(width, high[0])
+    y1, y2 = max(0, low[1]), min(height, high[1])
+    return array[y1:y2, x1:x2], frame @ translation(x1, y1)
+
+
+def _shrink(image: UInt8Array, frame: Matrix) -> tuple[UInt8Array, Matrix]:
+    """Average whole groups of pixels while the frame would skip some."""
+    height, width = image.shape[:2]
+    kx, ky = (max(1, int(1 / np.hypot(*frame[:2, axis]) + 1e-6)) for axis in (0, 1))
+    if kx == ky == 1:
+        return image, frame
+    w, h = max(1, round(width / kx)), max(1, round(height / ky))
+    small = by_fours(lambda bands: cv2.resize(bands, (w, h), interpolation=cv2.INTER_AREA), image)
+    return small, frame @ np.diag([width / w, height / h, 1.0])
+
+
+def _paint_outside(array: npt.NDArray[Any], rows: slice, columns: slice, fill: int) -> None:
+    array[: rows.start], array[rows.stop :] = fill, fill
+    array[:, : columns.start], array[:, columns.stop :] = fill, fill
