@@ -37,21 +37,22 @@ BILINEAR = (
     "pan",
 )  # the others upsample bilinearly, or learn to, without being told
 SMALLEST = {"pan": 128}  # PAN pools its deepest map three times: smaller images are padded
+HALVED_AGAIN = ("dpt",)  # halves its coarsest map and doubles it back, so that one must have even sides
 
 
 class Segmenter(nn.Module):
     """Maps normalised images (B, C, H, W) of any H and W to logits (B, K, H, W).
 
     Args:
-        network: an encoder-decoder of segmentation_models_pytorch, whose input must divide by its stride.
+        network: an encoder-decoder of segmentation_models_pytorch.
+        stride: images are padded to a multiple of it.
         smallest: images are padded to at least this height and width.
     """
 
-    def __init__(self, network: smp.base.SegmentationModel, smallest: int = 1) -> None:
+    def __init__(self, network: smp.base.SegmentationModel, stride: int, smallest: int = 1) -> None:
         super().__init__()
         self.network = network
-        self.stride = int(network.encoder.output_stride)
-        self.smallest = smallest
+        self.stride, self.smallest = stride, smallest
 
     @property
     def backbone(self) -> nn.Module:
@@ -133,7 +134,8 @@ def create_segmenter(
     except (RuntimeError, ValueError, TypeError, AssertionError, KeyError, OSError) as error:
         raise UserError(_why(decoder, encoder, error)) from error
     _hold_pooled_norms(network.decoder)
-    segmenter = Segmenter(network, SMALLEST.get(decoder, 1))
+    stride = int(network.encoder.output_stride) * (2 if decoder in HALVED_AGAIN else 1)
+    segmenter = Segmenter(network, stride, SMALLEST.get(decoder, 1))
     if weights is not None:
         load_weights(segmenter.backbone, weights)
     return segmenter
