@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lit_vision import __version__, experiment_files, run_folder, screens
-from lit_vision.errors import UserError
+from lit_vision.errors import UserError, find_user_error
 from lit_vision.names import KEYS, TRAINING, nearest
 
 USER_ERROR = 2
@@ -57,11 +57,9 @@ def _dispatch(words: list[str]) -> int:
 
 def _sentence(error: BaseException) -> str | None:
     """What to tell the user; None where only a traceback helps."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, UserError):
-            return str(link)
-        link = link.__cause__ or link.__context__
+    known = find_user_error(error)
+    if known is not None:
+        return str(known)
     # Named, not imported: their homes import torch.
     if type(error).__name__ == "MisconfigurationException":
         return " ".join(str(error).split())

@@ -1,7 +1,8 @@
 """Checkpoints: written so that a kill leaves the old one whole, looked into before anything is built from one."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,31 @@ def check_task(path: Path, header: Mapping[str, Any], task: str) -> None:
         raise UserError(f"{path} holds a {header['task']}, but model is a {task}; give the experiment it came from")
 
 
-def explain_mismatch(path: Path, header: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """Why weights do not fit the network: the options that differ, else what to do."""
-    trained = header["hyper_parameters"]
-    differing = [
-        f"model.{name} is {options[name]} now, was {trained[name]}"
-        for name in options
-        if name in trained and name != "class_names" and _differ(options[name], trained[name])
-    ]
-    reason = "; ".join(differing[:3]) or "use the config.yaml of its run folder"
-    return f"{path} does not fit this network: {reason}"
+@contextmanager
+def explained(path: Path, header: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[None]:
+    """Says which options differ where the weights of a checkpoint do not fit the network.
+
+    Args:
+        path: the checkpoint.
+        header: see `read_header`.
+        options: the model's options of this run.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        trained = header["hyper_parameters"]
+        differing = [
+            f"model.{name} is {options[name]} now, was {trained[name]}"
+            for name in options
+            if name in trained and _differ(options[name], trained[name])
+        ]
+        reason = "; ".join(differing[:3]) or "use the config.yaml of its run folder"
+        raise UserError(f"{path} does not fit this network: {reason}") from error
 
 
 def _differ(now: Any, trained: Any) -> bool:

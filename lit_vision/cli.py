@@ -4,27 +4,24 @@
 """
 
 import importlib
-import importlib.util
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.utilities import rank_zero_info
 
 from lit_vision import experiment_files, run_folder
-from lit_vision.checkpoint_files import AtomicCheckpointIO, check_task, explain_mismatch, read_header
+from lit_vision.callbacks.save_run import SaveRun
+from lit_vision.checkpoint_files import AtomicCheckpointIO, check_task, explained, read_header
 from lit_vision.data.base import VisionDataModule
 from lit_vision.errors import UserError
-from lit_vision.loggers import RunCSVLogger, RunWandbLogger, wandb_mode
+from lit_vision.loggers import RunWandbLogger, WandbChoice, run_loggers
 from lit_vision.names import DATA_MODULES, TASKS, TRAINING
-from lit_vision.parser import ShortErrorParser
+from lit_vision.parser import ShortErrorParser, translated
 from lit_vision.tasks.base import VisionTask
 from lit_vision.trainer_defaults import choose_precision, default_callbacks, quiet
 
@@ -65,30 +62,6 @@ def _import_named(args: Sequence[str]) -> None:
                 importlib.import_module(module)
 
 
-class SaveRun(SaveConfigCallback):
-    """Writes config.yaml, complete and ready for -c, into the run folder, and sends it to W&B."""
-
-    def __init__(self, *args: Any, folder: run_folder.RunFolder, command: str, **kwargs: Any) -> None:
-        super().__init__(*args, save_to_log_dir=False, **kwargs)
-        self.folder, self.command = folder, command
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called once, on rank 0, before training starts."""
-        config = self.config.clone()
-        # A run started from this file is a new run of the same experiment.
-        config.experiment, config.run_dir, config.ckpt_path = self.folder.experiment, None, None
-        text = self.parser.dump(config, skip_none=False)
-        self.folder.create()
-        path = self.folder.path / ("" if self.command == "fit" else self.command) / "config.yaml"
-        path.parent.mkdir(exist_ok=True)
-        if path.exists():
-            path.replace(path.with_name(f"config-{int(path.stat().st_mtime)}.yaml"))
-        path.write_text(text)
-        for logger in trainer.loggers:
-            if isinstance(logger, RunWandbLogger):
-                logger.log_config(yaml.safe_load(text))
-
-
 class VisionCLI(LightningCLI):
     """LightningCLI over all tasks and data modules, with run folders and checkpoints that never override options."""
 
@@ -120,7 +93,7 @@ class VisionCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str | None, default=None, help="one run folder, instead of a new one")
         choices = Literal["auto", "off", "offline", "online"] | bool  # YAML reads a bare `off` as false
         parser.add_argument("--wandb", type=choices, default="auto", help="auto: online where there is a key")
-        parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+        parser.link_arguments("data.class_names", "model.init_args.class_names", self._classes, apply_on="instantiate")
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parses, then refuses what would be dropped silently and finds files named relative to their YAML."""
@@ -158,9 +131,11 @@ class VisionCLI(LightningCLI):
             checkpoint = run_folder.find_checkpoint(str(which), runs, experiment, run_dir)
             self._check(checkpoint)
         options.ckpt_path = str(checkpoint) if checkpoint else None
+        if run_dir and command == "fit" and not checkpoint and (run_dir / "checkpoints").exists():
+            raise UserError(f"{run_dir} holds a run already; continue it with --ckpt_path last, or name another")
         self.folder = (
             run_folder.inherited()
-            or (run_folder.existing(run_dir) if run_dir else None)
+            or (run_folder.existing(run_dir, experiment) if run_dir else None)
             or (run_folder.of_checkpoint(checkpoint) if checkpoint else None)
             or run_folder.new(runs, experiment)
         )
@@ -183,20 +158,18 @@ class VisionCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what they refuse is shown as their own sentence."""
         with translated("the experiment cannot be built"):
-            self._refuse_given_classes()
             super().instantiate_classes()
 
-    def _refuse_given_classes(self) -> None:
+    def _classes(self, names: list[str]) -> list[str]:
+        """The data's class names on their way to the model; a value of the user's own would be dropped silently."""
         if self.given_classes is None:
-            return
-        data = self.parser.instantiate_classes(self.config)  # the data alone would do; this path ends in an error
-        names = data[self.config.subcommand].data.class_names
-        if len(names) != len(self.given_classes):
-            raise UserError(
-                f"model.class_names has {len(self.given_classes)} classes, the data has {len(names)}; "
-                "leave it out: it comes from the data"
-            )
-        raise UserError("model.class_names comes from the data; leave it out")
+            return names
+        if len(names) == len(self.given_classes):
+            raise UserError("model.class_names comes from the data; leave it out")
+        raise UserError(
+            f"model.class_names has {len(self.given_classes)} classes, the data has {len(names)}; "
+            "leave it out: it comes from the data"
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with the run's folder, loggers, callbacks and precision, where the user has set none."""
@@ -207,7 +180,10 @@ class VisionCLI(LightningCLI):
             rank_zero_info(f"precision: {precision} ({reason})")
             kwargs["precision"] = self.options.trainer.precision = precision
         if options.get("logger") in (None, True):
-            kwargs["logger"] = options["logger"] = self._loggers(fitting) or False
+            # Quoted or not, YAML's `off` reaches us as text or as false.
+            choice: WandbChoice = {False: "off", True: "online"}.get(self.options.wandb, self.options.wandb)
+            choice = "off" if options.get("fast_dev_run") else choice
+            kwargs["logger"] = options["logger"] = run_loggers(self.folder, choice, str(self.subcommand)) or False
         if not options.get("plugins"):
             kwargs["plugins"] = [AtomicCheckpointIO()]
         if not fitting:
@@ -218,27 +194,13 @@ class VisionCLI(LightningCLI):
         kwargs["callbacks"] = options["callbacks"] + default_callbacks(options, self.model, self.folder, fitting)
         return super().instantiate_trainer(**kwargs)
 
-    def _loggers(self, fitting: bool) -> list[Logger]:
-        if run_folder.rank() > 0:
-            # Only rank 0 writes; the others keep the same kind of logger, so that callbacks see no difference.
-            return [RunCSVLogger(self.folder.path)] if fitting else []
-        loggers: list[Logger] = [RunCSVLogger(self.folder.path)] if fitting else []
-        choice = {False: "off", True: "online"}.get(self.options.wandb, self.options.wandb)
-        if self._get(self.config_init, "trainer").get("fast_dev_run"):
-            return loggers
-        mode, reason = wandb_mode(choice)
-        if mode != "disabled":
-            loggers.append(RunWandbLogger(self.folder, mode, str(self.subcommand)))
-        later = f"; to send it later: wandb sync {self.folder.path}/wandb/offline-run-*" if mode == "offline" else ""
-        rank_zero_info(f"W&B: {reason}{later}")
-        return loggers
-
     # --- running ------------------------------------------------------------------------------------------------
     def _run_subcommand(self, subcommand: str) -> None:
         rank_zero_info(f"run folder: {self.folder.path}")
         failed = 1
+        arguments = self.options.model.get("init_args", {})
         try:
-            with fitting_weights(self):
+            with explained(Path(self.options.ckpt_path or ""), self.header, dict(arguments)):
                 super()._run_subcommand(subcommand)
             failed = 0
         finally:
@@ -260,41 +222,12 @@ class VisionCLI(LightningCLI):
 
     def _write_metrics(self) -> None:
         self.after_fit()
-        if rank_zero_only.rank == 0:
+        if self.trainer.is_global_zero:
             path = self.folder.path / str(self.subcommand) / "metrics.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             facts = {"checkpoint": self.options.ckpt_path, "metrics": self.metrics}
             path.write_text(json.dumps(facts, indent=1) + "\n")
             rank_zero_info(f"metrics: {path}")
-
-
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Turns whatever is raised inside into a UserError: the one hidden in the chain, else the innermost reason."""
-    try:
-        yield
-    except Exception as error:
-        innermost: BaseException = error
-        while innermost.__cause__ or innermost.__context__:
-            if isinstance(innermost, UserError):
-                break
-            innermost = innermost.__cause__ or innermost.__context__ or innermost
-        if isinstance(innermost, UserError):
-            raise innermost from error
-        reason = " ".join(str(innermost).split())[:400] or type(innermost).__name__
-        raise UserError(f"{what}: {reason}") from error
-
-
-@contextmanager
-def fitting_weights(cli: VisionCLI) -> Iterator[None]:
-    """Explains a checkpoint whose weights do not fit the network."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error) or not cli.options.ckpt_path:
-            raise
-        arguments = cli.options.model.get("init_args", {})
-        raise UserError(explain_mismatch(Path(cli.options.ckpt_path), cli.header, dict(arguments))) from error
 
 
 def _short(class_path: str) -> str:

@@ -1,6 +1,6 @@
 """Errors that a user can mend: one clear sentence each, shown without a traceback by the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 SHOWN = 20
 
@@ -22,3 +22,16 @@ class DataError(UserError):
         if len(self.problems) > SHOWN:
             lines.append(f"... and {len(self.problems) - SHOWN} more problems")
         super().__init__("\n".join(lines))
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that, and so on."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def find_user_error(error: BaseException) -> UserError | None:
+    """The UserError that a library has wrapped in errors of its own; None where there is none."""
+    return next((link for link in chain(error) if isinstance(link, UserError)), None)

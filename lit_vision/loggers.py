@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from lightning_fabric.loggers.logger import rank_zero_experiment
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-from pytorch_lightning.loggers.logger import rank_zero_experiment
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lit_vision.errors import UserError
-from lit_vision.run_folder import RunFolder
+from lit_vision.run_folder import RunFolder, rank
 
 WandbChoice = Literal["auto", "off", "offline", "online"]
 Mode = Literal["disabled", "offline", "online"]
@@ -185,7 +185,7 @@ def _first_line(error: Exception) -> str:
 def _settings() -> Any:
     import wandb
 
-    wanted = {
+    wanted: dict[str, Any] = {
         "silent": True,  # our own line says the same in fewer words
         "init_timeout": INIT_SECONDS,
         "finish_timeout": FINISH_SECONDS,
@@ -193,3 +193,22 @@ def _settings() -> Any:
     }
     known = wandb.Settings.model_fields
     return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
+
+
+def run_loggers(folder: RunFolder, choice: WandbChoice, job: str) -> list[Logger]:
+    """The loggers of one command, and a line that says where W&B's part goes.
+
+    Args:
+        folder: the run folder; validation and test leave its metrics.csv alone.
+        choice: what the user wants of W&B.
+        job: "fit", "validate", "test" or "predict".
+    """
+    loggers: list[Logger] = [RunCSVLogger(folder.path)] if job == "fit" else []
+    if rank() > 0:
+        return loggers  # only rank 0 writes, asks W&B, and speaks
+    mode, reason = wandb_mode(choice)
+    if mode != "disabled":
+        loggers.append(RunWandbLogger(folder, mode, job))
+    later = f"; to send it later: wandb sync {folder.path}/wandb/offline-run-*" if mode == "offline" else ""
+    rank_zero_info(f"W&B: {reason}{later}")
+    return loggers

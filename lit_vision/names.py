@@ -39,7 +39,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
 
 def nearest_name(word: str, choices: Iterable[str]) -> str | None:
-    """The choice most like a word, whatever the case of its letters; None where none is near."""
+    """The choice that a word begins, else the most like it, whatever the case of letters; None where none is near."""
     lowered = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    begun = sorted((choice for choice in lowered if len(word) > 2 and choice.startswith(word.lower())), key=len)
+    found = begun or difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return lowered[found[0]] if found else None

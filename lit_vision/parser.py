@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -13,10 +14,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_vision.errors import UserError
+from lit_vision.errors import UserError, chain, find_user_error
 from lit_vision.names import DATA_MODULES, TASKS, nearest
 
 NOUNS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+PARTS = {"model": TASKS, "data": DATA_MODULES}
 LINKED = ("class_names", "num_classes")
 
 
@@ -31,7 +33,8 @@ class ShortErrorParser(LightningArgumentParser):
         """
         if not self.exit_on_error:
             super().error(message, ex)
-        options = [option for action in self._actions for option in action.option_strings]
+        parser = getattr(ex, "subcommand_parser", None) or self
+        options = [option for action in parser._actions for option in action.option_strings]
         raise UserError(explain(message, options)) from ex
 
 
@@ -55,6 +58,9 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
 
 
 def _unknown_argument(message: str, options: list[str]) -> str | None:
+    in_yaml = re.search(r"does not accept option '([\w.]+)'", message)
+    if in_yaml:
+        return f"unknown key {in_yaml.group(1)}{nearest(in_yaml.group(1), [option[2:] for option in options])}"
     found = re.search(r"[Uu]nrecognized arguments: (\S+)", message)
     if not found:
         return None
@@ -114,16 +120,13 @@ def parameters(class_path: str) -> list[str]:
 
 def _wrong_type(message: str, key: str) -> str | None:
     wanted = re.findall(r"Expected an? (<class '(\w+)'>|typing\.Literal\[(.+?)\](?=\.|\s|$))", message)
-    nouns: list[str] = []
-    for _, builtin, values in wanted:
-        noun = "one of " + values.replace("'", "") if values else NOUNS.get(builtin)
-        if noun and noun not in nouns:
-            nouns.append(noun)
+    nouns = dict.fromkeys(NOUNS[builtin] for _, builtin, _ in wanted if builtin in NOUNS)
+    choices = list(dict.fromkeys(re.findall(r"'([^']+)'", " ".join(values for _, _, values in wanted))))
     value = _given(message)
-    if not nouns or value is None:
+    if not (nouns or choices) or value is None:
         return None
-    choices = re.findall(r"'([^']+)'", " ".join(values for _, _, values in wanted))
-    return f"{key} is {value}, but must be {' or '.join(nouns)}{nearest(value, choices)}"
+    expected = f"one of {', '.join(choices)}" if choices else " or ".join(nouns)
+    return f"{key} is {value}, but must be {expected}{nearest(value, choices)}"
 
 
 def _unknown_class(message: str, key: str) -> str | None:
@@ -132,15 +135,12 @@ def _unknown_class(message: str, key: str) -> str | None:
     if not found:
         return None
     name = found.group(1).rstrip(".")
-    return f"{key}: unknown class '{name}'{nearest(name, _class_names(key))}"
-
-
-def _class_names(key: str) -> Iterable[str]:
-    if key in ("model", "data"):
-        base = TASKS if key == "model" else DATA_MODULES
-        return list(base)
+    if key in PARTS:
+        hint = nearest(name, PARTS[key]) or f"; it can be {', '.join(PARTS[key])}, or the full path of your own"
+        return f"{key}: unknown class '{name}'{hint}"
     bases: list[type[Any]] = [Callback, Logger, Optimizer, LRScheduler, nn.Module]
-    return {kind.__name__ for base in bases for kind in _subclasses(base)}
+    names = {kind.__name__ for base in bases for kind in _subclasses(base)}
+    return f"{key}: unknown class '{name}'{nearest(name, names)}"
 
 
 def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:
@@ -162,3 +162,18 @@ def _last_words(message: str) -> str:
     lines = [line.strip(" -") for line in message.splitlines()]
     telling = [line for line in lines if line and not noise.match(line)]
     return " ".join(telling[:2])[:400] if telling else message.strip()[:400]
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turns whatever is raised inside into a UserError: the one hidden in the chain, else the innermost reason.
+
+    Args:
+        what: begins the sentence where a library, not lit_vision, has refused something.
+    """
+    try:
+        yield
+    except Exception as error:
+        *_, innermost = chain(error)
+        reason = " ".join(str(innermost).split())[:400] or type(innermost).__name__
+        raise find_user_error(error) or UserError(f"{what}: {reason}") from error

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_vision.errors import UserError
+from lit_vision.names import nearest
 
 RUN_DIR = "LIT_VISION_RUN_DIR"  # how processes that rank 0 launches learn its folder
 ALPHABET = string.ascii_lowercase + string.digits
@@ -53,14 +54,14 @@ def new(runs: Path, experiment: str) -> RunFolder:
     return RunFolder(runs / experiment / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}", experiment, name)
 
 
-def existing(path: Path) -> RunFolder:
+def existing(path: Path, experiment: str = "") -> RunFolder:
     """A run folder as it was left; a folder without an id gets one when it is created."""
     file = path / "id"
     if file.is_file():
         name = file.read_text().strip()
     else:
         name = path.name.rpartition("-")[2] if _is_run_name(path.name) else new(path.parent, "").id
-    return RunFolder(path, path.parent.name, name)
+    return RunFolder(path, experiment or path.absolute().parent.name, name)
 
 
 def of_checkpoint(checkpoint: Path) -> RunFolder | None:
@@ -91,7 +92,7 @@ def find_checkpoint(which: str, runs: Path, experiment: str, run_dir: Path | Non
     """The file that `--ckpt_path` means.
 
     Args:
-        which: "best" or "last" of the newest run that has it, or a file.
+        which: "best" or "last" of the newest run that has come to a checkpoint, or a file.
         runs: root of all run folders.
         experiment: name of the experiment.
         run_dir: the one run to look in, instead of the newest.
@@ -101,14 +102,18 @@ def find_checkpoint(which: str, runs: Path, experiment: str, run_dir: Path | Non
     """
     if which not in ("best", "last"):
         if not Path(which).is_file():
-            raise UserError(f"checkpoint not found: {which} (--ckpt_path takes best, last or a file)")
+            hint = nearest(which, ("best", "last"))
+            raise UserError(f"checkpoint not found: {which} (--ckpt_path takes best, last or a file){hint}")
         return Path(which)
-    folders = [run_dir] if run_dir else list(newest_first(runs / experiment))
-    for folder in folders:
-        if (folder / "checkpoints" / f"{which}.ckpt").is_file():
-            return folder / "checkpoints" / f"{which}.ckpt"
+    for folder in [run_dir] if run_dir else newest_first(runs / experiment):
+        file = folder / "checkpoints" / f"{which}.ckpt"
+        if file.is_file():
+            return file
+        others = sorted(path.name for path in file.parent.glob("*.ckpt"))
+        if others:  # an older run's would be taken for this one's
+            raise UserError(f"--ckpt_path {which}: the newest run, {folder}, has only checkpoints/{others[0]}")
     place = run_dir or runs / experiment
-    raise UserError(f"--ckpt_path {which}: no run in {place} has checkpoints/{which}.ckpt; run `lit-vision fit` first")
+    raise UserError(f"--ckpt_path {which}: there is no checkpoint in {place}; run `lit-vision fit` first")
 
 
 def newest_first(folder: Path) -> Iterator[Path]:

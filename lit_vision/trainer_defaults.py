@@ -79,7 +79,7 @@ def default_callbacks(
         callbacks += [one for one in checkpoints(trainer, model, folder.checkpoints) if one.state_key not in taken]
     if trainer.get("logger") is not False and not any(isinstance(one, LearningRateMonitor) for one in own):
         callbacks.append(LearningRateMonitor())
-    if not any(isinstance(one, Resources) for one in own):
+    if not trainer.get("fast_dev_run") and not any(isinstance(one, Resources) for one in own):
         callbacks.append(Resources())
     return callbacks + _pictures(own)
 
