@@ -35,12 +35,16 @@ class Slots(NamedTuple):
     classes: Tensor
 
 
-def join_truths(boxes: Sequence[Tensor], labels: Sequence[Tensor], crowd: Sequence[Tensor]) -> Truths:
-    """The objects of B images, crowd regions and boxes without area left out."""
+def join_truths(
+    boxes: Sequence[Tensor], labels: Sequence[Tensor], crowd: Sequence[Tensor], height: int, width: int
+) -> Truths:
+    """The objects of B images; crowd regions, boxes without area and those centred outside the picture left out."""
     counts = torch.tensor([len(own) for own in boxes])
     image = torch.repeat_interleave(torch.arange(len(boxes)), counts).to(boxes[0].device)
     joined, flags = torch.cat(list(boxes)).float(), torch.cat(list(crowd))
-    kept = ~flags & (joined[:, 2:] > joined[:, :2]).all(dim=1)
+    centres = (joined[:, :2] + joined[:, 2:]) / 2
+    inside = (centres >= 0) & (centres < torch.tensor([width, height], device=joined.device))
+    kept = ~flags & (inside & (joined[:, 2:] > joined[:, :2])).all(dim=1)
     return Truths(joined[kept], torch.cat(list(labels))[kept], image[kept])
 
 
@@ -90,7 +94,7 @@ def _places(
     starts = counts.cumsum(0) - counts
     scale = torch.div(anchor, per_scale, rounding_mode="floor")
     stride = torch.tensor(list(strides), device=anchor.device)[scale, None]
-    cell = (centres / stride).long().clamp(min=0).minimum(extents[scale] - 1)  # (P, 2) column, row
+    cell = (centres / stride).long()  # (P, 2) column, row
     return starts[scale] + (cell[:, 1] * extents[scale, 0] + cell[:, 0]) * per_scale + anchor % per_scale
 
 

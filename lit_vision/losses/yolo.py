@@ -105,12 +105,13 @@ class YOLOLoss(nn.Module):
         sizes = [(output.shape[2], output.shape[3]) for output in outputs]
         flat, grid = flatten_outputs(outputs, anchors.shape[1]), make_grid(sizes, anchors, strides)
         threshold = self.assignment_threshold if self.assignment == "threshold" else None
-        slots = assign(join_truths(boxes, labels, crowd), flat.shape[-1] - 5, anchors, strides, sizes, threshold)
+        height, width = sizes[0][0] * strides[0], sizes[0][1] * strides[0]
+        truths = join_truths(boxes, labels, crowd, height, width)
+        slots = assign(truths, flat.shape[-1] - 5, anchors, strides, sizes, threshold)
         ignored = ignored_boxes(decode(flat.detach(), grid), boxes, crowd, self.ignore_threshold)
         trained = flat[slots.image, slots.place]  # (P, 5 + C)
-        picture = float(sizes[0][0] * strides[0] * sizes[0][1] * strides[0])
         terms = (
-            self._box_term(trained, grid.at(slots.place), slots, picture),
+            self._box_term(trained, grid.at(slots.place), slots, height * width),
             _objectness_term(flat[..., 4], slots, ignored),
             F.binary_cross_entropy_with_logits(trained[:, 5:], slots.classes, reduction="sum"),
         )
@@ -118,7 +119,7 @@ class YOLOLoss(nn.Module):
         box, objectness, classes = (gain * term / divisor for gain, term in zip(self.gains, terms, strict=True))
         return YOLOLossTerms(box + objectness + classes, box, objectness, classes)
 
-    def _box_term(self, trained: Tensor, grid: Grid, slots: Slots, picture: float) -> Tensor:
+    def _box_term(self, trained: Tensor, grid: Grid, slots: Slots, picture: int) -> Tensor:
         """Sum over the slots; small objects weigh up to twice as much as one that fills the picture."""
         target = xyxy_to_cxcywh(slots.boxes)
         weight = 2 - target[:, 2:].prod(dim=1) / picture

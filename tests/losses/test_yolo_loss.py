@@ -1,0 +1,199 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lit_vision.losses.yolo import YOLOLoss
+from lit_vision.ops.anchors import TINY_ANCHORS, arrange_anchors
+from lit_vision.ops.boxes import cxcywh_to_xyxy
+
+ANCHORS, STRIDES, CLASSES = arrange_anchors(TINY_ANCHORS, 2), (32, 16), 3
+SIDE = 128
+
+
+def outputs(seed: int = 0, batch: int = 1, scale: float = 1.0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(batch, 3 * (5 + CLASSES), SIDE // stride, SIDE // stride) for stride in STRIDES]
+    return [(torch.randn(shape, generator=generator) * scale).double().requires_grad_() for shape in shapes]
+
+
+def loss_of(raw: list[Tensor], boxes: list[list[float]], labels: list[int], **settings: object):  # type: ignore[no-untyped-def]
+    truth = torch.tensor(boxes, dtype=torch.float32).view(-1, 4)
+    crowd = settings.pop("crowd", [False] * len(labels))
+    loss = YOLOLoss(**{"law": "darknet", **settings})  # type: ignore[arg-type]
+    return loss(
+        raw,
+        ANCHORS,
+        STRIDES,
+        [truth],
+        [torch.tensor(labels, dtype=torch.int64)],
+        [torch.tensor(crowd, dtype=torch.bool)],
+    )
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def darknet_deltas(raw: list[Tensor], truths: list[tuple[float, float, float, float, int]]) -> list[np.ndarray]:
+    """An independent, object by object writing-down of yolo_layer.c: deltas = target - output on the raw values."""
+    flat_anchors = [tuple(pair) for pair in ANCHORS.reshape(-1, 2).tolist()]
+    result = []
+    for s, stride in enumerate(STRIDES):
+        values = raw[s][0].detach().numpy().reshape(3, 5 + CLASSES, SIDE // stride, SIDE // stride)
+        delta = np.zeros_like(values)
+        for a, row, col in np.ndindex(3, SIDE // stride, SIDE // stride):
+            t = values[a, :, row, col]
+            aw, ah = ANCHORS[s, a].tolist()
+            box = (
+                (col + sigmoid(t[0])) * stride,
+                (row + sigmoid(t[1])) * stride,
+                math.exp(t[2]) * aw,
+                math.exp(t[3]) * ah,
+            )
+            best = max((overlap(box, truth[:4]) for truth in truths), default=0.0)
+            delta[a, 4, row, col] = 0.0 if best > 0.7 else -sigmoid(t[4])
+        for x, y, w, h, label in truths:
+            ious = [min(w, aw) * min(h, ah) / (w * h + aw * ah - min(w, aw) * min(h, ah)) for aw, ah in flat_anchors]
+            best_anchor = ious.index(max(ious))
+            if best_anchor // 3 != s:
+                continue
+            a, row, col = best_anchor % 3, int(y // stride), int(x // stride)
+            t, (aw, ah) = values[a, :, row, col], flat_anchors[best_anchor]
+            scale = 2 - w * h / SIDE**2
+            delta[a, 0, row, col] = scale * (x / stride - col - sigmoid(t[0]))
+            delta[a, 1, row, col] = scale * (y / stride - row - sigmoid(t[1]))
+            delta[a, 2, row, col] = scale * (math.log(w / aw) - t[2])
+            delta[a, 3, row, col] = scale * (math.log(h / ah) - t[3])
+            delta[a, 4, row, col] = 1 - sigmoid(t[4])
+            if delta[a, 5, row, col] == 0:
+                for k in range(CLASSES):
+                    delta[a, 5 + k, row, col] = (k == label) - sigmoid(t[5 + k])
+            else:
+                delta[a, 5 + label, row, col] = 1 - sigmoid(t[5 + label])
+        result.append(delta.reshape(raw[s][0].shape))
+    return result
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    w = min(a[0] + a[2] / 2, b[0] + b[2] / 2) - max(a[0] - a[2] / 2, b[0] - b[2] / 2)
+    h = min(a[1] + a[3] / 2, b[1] + b[3] / 2) - max(a[1] - a[3] / 2, b[1] - b[3] / 2)
+    shared = max(w, 0.0) * max(h, 0.0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def test_gradients_are_minus_darknets_deltas() -> None:
+    raw = outputs(seed=3, scale=0.5)
+    truths = [
+        (20.0, 30.0, 25.0, 30.0, 0),
+        (100.0, 90.0, 80.0, 60.0, 1),
+        (101.0, 91.0, 84.0, 64.0, 2),
+        (60.0, 60.0, 11.0, 13.0, 2),
+        (70.0, 20.0, 90.0, 35.0, 1),
+    ]
+    with torch.no_grad():  # one prediction that lies on a truth at a slot that is not its own: ignored
+        raw[1][0, 2 * 8 : 2 * 8 + 5, 5, 6] = torch.tensor(
+            [-1.1, 0.5, math.log(80 / 37), math.log(60 / 58), 1.0], dtype=torch.float64
+        )
+    boxes = cxcywh_to_xyxy(torch.tensor([truth[:4] for truth in truths])).tolist()
+    loss_of(raw, boxes, [truth[4] for truth in truths]).total.backward()
+    deltas = darknet_deltas(raw, truths)
+    assert deltas[1][2 * 8 + 4, 5, 6] == 0.0  # the ignored one
+    for own, delta in zip(raw, deltas, strict=True):
+        assert own.grad is not None
+        np.testing.assert_allclose(own.grad[0].numpy(), -delta, atol=2e-6)
+
+
+def test_shared_slot_last_box_wins_and_classes_add_up() -> None:
+    raw = outputs()
+    first, last = [50.0, 30.0, 130.0, 110.0], [54.0, 34.0, 134.0, 114.0]  # both: cell (2, 2), anchor 81 x 82
+    terms = loss_of(raw, [first, last], [0, 2])
+    terms.total.backward()
+    slot, gradient = raw[0][0, :8, 2, 2].detach(), raw[0].grad[0, :8, 2, 2]  # type: ignore[index]
+    chances = slot.sigmoid()
+    assert (chances[5:] - gradient[5:]).tolist() == pytest.approx([1.0, 0.0, 1.0], abs=1e-6)
+    weight = 2 - 80 * 80 / SIDE**2
+    place = (last[0] + last[2]) / 2 / 32 - 2
+    assert gradient[0].item() == pytest.approx(weight * (chances[0].item() - place), abs=1e-5)
+
+
+def test_images_without_objects_train_only_objectness() -> None:
+    raw = outputs()
+    terms = loss_of(raw, [], [])
+    terms.total.backward()
+    assert terms.box == 0
+    assert terms.classes == 0
+    expected = sum(torch.nn.functional.softplus(r.view(3, 8, -1)[:, 4]).sum().item() for r in raw)
+    assert terms.objectness.item() == pytest.approx(expected, rel=1e-5)
+    assert raw[0].grad.view(3, 8, -1)[:, :4].abs().max() == 0  # type: ignore[union-attr]
+
+
+def test_loss_is_the_mean_over_images() -> None:
+    raw = outputs(batch=2)
+    boxes, labels = torch.tensor([[10.0, 10.0, 40.0, 50.0]]), torch.tensor([1])
+    loss = YOLOLoss()
+    both = loss(raw, ANCHORS, STRIDES, [boxes, boxes[:0]], [labels, labels[:0]]).total
+    first = loss([r[:1] for r in raw], ANCHORS, STRIDES, [boxes], [labels]).total
+    second = loss([r[1:] for r in raw], ANCHORS, STRIDES, [boxes[:0]], [labels[:0]]).total
+    assert both.item() == pytest.approx((first + second).item() / 2, rel=1e-6)
+
+
+def test_threshold_assignment_trains_more_anchors_than_the_best() -> None:
+    raw = outputs()
+    box = [20.0, 20.0, 75.0, 85.0]  # 55 x 65: IoU with 37 x 58 is 0.60, with 81 x 82 is 0.54
+    best = loss_of(raw, [box], [1], reduction="positives", class_gain=1.0).classes
+    two = loss_of(raw, [box], [1], assignment="threshold", assignment_threshold=0.5, reduction="positives").classes
+    three = loss_of(raw, [box], [1], assignment="threshold", assignment_threshold=0.99, reduction="positives").classes
+    column, row = 47 // 16, 52 // 16
+    fine = raw[1][0, 2 * 8 + 5 : 3 * 8, row, column]
+    coarse = raw[0][0, 5:8, row // 2, column // 2]
+    target = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    expected = [bce(slot, target, reduction="sum").item() for slot in (fine, coarse)]
+    assert best.item() == pytest.approx(expected[0], rel=1e-5)
+    assert two.item() == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert three.item() == pytest.approx(expected[0], rel=1e-5)  # the best is taken, however bad
+
+
+def test_crowd_regions_are_neither_objects_nor_background() -> None:
+    raw = outputs(scale=0.1)
+    with_crowd = loss_of(raw, [[0.0, 0.0, 128.0, 128.0]], [0], crowd=[True])
+    nothing = loss_of(raw, [], [])
+    assert with_crowd.box == 0
+    assert with_crowd.classes == 0
+    assert 0 < with_crowd.objectness < 0.8 * nothing.objectness
+
+
+@pytest.mark.parametrize("box_loss", ["mse", "giou", "ciou"])
+def test_perfect_boxes_have_no_box_loss(box_loss: str) -> None:
+    raw = outputs()
+    with torch.no_grad():  # 37 x 58 at the centre of cell (2, 3) of stride 16
+        raw[1][0, 2 * 8 : 2 * 8 + 4, 3, 2] = 0.0
+    box = cxcywh_to_xyxy(torch.tensor([40.0, 56.0, 37.0, 58.0])).tolist()
+    term = loss_of(raw, [box], [0], box_loss=box_loss).box.item()
+    floor = 2 * math.log(2) * (2 - 37 * 58 / SIDE**2) if box_loss == "mse" else 0.0  # cross-entropy of 0.5 to 0.5
+    assert term == pytest.approx(floor, abs=1e-5)
+
+
+def test_objects_with_their_centre_outside_or_without_area_are_not_trained() -> None:
+    raw = outputs()
+    inside, others = (
+        [100.0, 100.0, 150.0, 150.0],
+        [[120.0, 120.0, 140.0, 140.0], [-10.0, 3.0, 2.0, 9.0], [5.0, 5.0, 5.0, 9.0]],
+    )
+    one = loss_of(raw, [inside], [1], law="dense")
+    all_four = loss_of(raw, [inside, *others], [1, 0, 1, 2], law="dense")
+    assert all_four.box == one.box
+    assert all_four.classes == one.classes
+    assert one.box > 0
+
+
+def test_gains_scale_their_terms() -> None:
+    raw, box = outputs(), [[10.0, 10.0, 60.0, 80.0]]
+    one = loss_of(raw, box, [1], box_gain=1.0)
+    scaled = loss_of(raw, box, [1], box_gain=2.0, objectness_gain=3.0, class_gain=0.5)
+    ratios = [(b / a).item() for a, b in zip(one[1:], scaled[1:], strict=True)]
+    assert ratios == pytest.approx([2.0, 3.0, 0.5])
+    assert scaled.total.item() == pytest.approx(sum(scaled[1:]).item())  # type: ignore[union-attr]
