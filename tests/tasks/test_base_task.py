@@ -152,7 +152,7 @@ def test_checkpoint_of_other_classes_is_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     run.fit(TinyTask(["a", "b"]), loader())
     run.save_checkpoint(tmp_path / "tiny.ckpt")
-    with pytest.raises(UserError, match="knows 2 classes .*the data has 3"):
+    with pytest.raises(UserError, match=r"knows 2 classes .*the data has 3"):
         TinyTask(["a", "b", "c"]).on_load_checkpoint(read_checkpoint(tmp_path / "tiny.ckpt"))
 
 
