@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lit_vision.charts import confusion_matrix, curves
+from lit_vision.plotting import (
+    as_rgb,
+    color_of,
+    draw_boxes,
+    draw_instances,
+    draw_label,
+    draw_mask,
+    enlarge,
+    grid,
+    palette,
+    write_picture,
+)
+from lit_vision.types import UInt8Array
+
+BLACK = np.zeros((400, 400, 3), np.uint8)
+
+
+def test_first_ninety_colours_differ_clearly() -> None:
+    lab = cv2.cvtColor(palette()[None, :90].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1000 * np.eye(90)
+    assert palette().shape == (256, 3)
+    assert distances.min() > 12  # just noticeable: 2.3
+    assert (np.linalg.norm(lab[:10, None] - lab[None, :10], axis=2) + 1000 * np.eye(10)).min() > 45
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5])
+def test_any_number_of_bands(bands: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (350, 330, bands), np.uint8)
+    rgb = as_rgb(image)
+    expected = image[:, :, :3] if bands >= 3 else np.dstack([image[:, :, 0]] * 3)
+    np.testing.assert_array_equal(rgb, expected)
+    drawn = draw_boxes(image, [[10, 10, 300, 300]], [0], ["cell"])
+    assert drawn.shape == (350, 330, 3)
+    assert drawn.dtype == np.uint8
+
+
+def test_small_pictures_are_enlarged_exactly_and_large_ones_are_not() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    large = enlarge(image)
+    assert large.shape == (250, 350, 3)
+    np.testing.assert_array_equal(large[2::5, 2::5], image)
+    assert enlarge(BLACK).shape == (400, 400, 3)
+
+
+def test_box_covers_its_own_pixels_and_the_input_is_unchanged() -> None:
+    image = BLACK.copy()
+    drawn = draw_boxes(image, [[100, 120, 200, 260]], [3], ["a", "b", "c", "d"])
+    assert not image.any()
+    colored = (drawn == color_of(3)).all(2)
+    colored[:120] = False  # the tag lies above the box
+    rows, columns = np.nonzero(colored)
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (100, 120, 199, 259)
+    assert not drawn[140:240, 120:180].any()
+
+
+def test_surest_box_is_drawn_last() -> None:
+    boxes = [[100, 100, 200, 200], [100, 100, 200, 200]]
+    drawn = draw_boxes(BLACK, boxes, [0, 1], ["a", "b"], scores=[0.9, 0.2])
+    assert tuple(drawn[199, 150]) == color_of(0)
+    assert tuple(draw_boxes(BLACK, boxes, [0, 1], ["a", "b"], scores=[0.2, 0.9])[199, 150]) == color_of(1)
+
+
+def test_no_boxes_leave_the_picture_as_it_is() -> None:
+    np.testing.assert_array_equal(draw_boxes(BLACK, np.zeros((0, 4)), [], ["a"]), BLACK)
+
+
+def test_boxes_far_outside_and_not_finite_sizes_do_no_harm() -> None:
+    assert draw_boxes(BLACK, [[-1e9, -5, 1e9, 20]], [0], ["a"]).shape == BLACK.shape
+
+
+def test_mask_mixes_colours_hides_background_and_darkens_ignored() -> None:
+    image = np.full((400, 400, 3), 200, np.uint8)
+    mask = np.zeros((400, 400), np.int64)
+    mask[200:300] = 1
+    mask[300:] = 255
+    drawn = draw_mask(image, mask, ["background", "road"], opacity=0.5)
+    assert tuple(drawn[150, 200]) == (200, 200, 200)
+    assert drawn[250, 200].tolist() == np.round(0.5 * 200 + 0.5 * palette()[1].astype(np.float32)).tolist()
+    assert tuple(drawn[350, 200]) == (100, 100, 100)
+    assert tuple(drawn[1, 1]) == color_of(1)  # the legend
+
+
+def test_touching_instances_are_outlined_apart() -> None:
+    instances = np.zeros((400, 400), np.int32)
+    instances[100:200, 100:200] = 1
+    instances[100:200, 200:300] = 2
+    drawn = draw_instances(BLACK, instances)
+    assert (drawn[100:200, 199] == 255).all()
+    left, right = drawn[150, 150].tolist(), drawn[150, 250].tolist()
+    assert left == np.round(0.55 * palette()[0].astype(np.float32)).tolist()
+    assert right == np.round(0.55 * palette()[1].astype(np.float32)).tolist()
+    assert not drawn[:99].any()
+
+
+def test_several_classes_are_named_and_one_is_not() -> None:
+    instances = np.zeros((400, 400), np.int32)
+    instances[100:300, 100:300] = 1
+    plain = draw_instances(BLACK, instances, [0], ["cell"])
+    named = draw_instances(BLACK, instances, [1], ["cell", "other"])
+    changed = np.argwhere((plain != named).any(2))
+    assert 150 < changed[:, 0].min() < 200 < changed[:, 0].max() < 250
+    assert 150 < changed[:, 1].min() < 200 < changed[:, 1].max() < 250
+
+
+def test_label_stays_inside_a_tiny_picture() -> None:
+    drawn = draw_label(np.zeros((8, 8, 1), np.uint8), ["a very long name of a class 0.99", "Größe"], (0, 120, 0))
+    assert drawn.shape == (320, 320, 3)
+    assert tuple(drawn[0, 0]) == (0, 120, 0)
+
+
+def test_grid_places_row_by_row() -> None:
+    pictures: list[UInt8Array] = [np.full((10, 20, 3), i, np.uint8) for i in (10, 20, 30)]
+    canvas = grid(pictures, columns=2, gap=4)
+    assert canvas.shape == (24, 44, 3)
+    assert [canvas[5, 5, 0], canvas[5, 30, 0], canvas[20, 5, 0], canvas[20, 30, 0]] == [10, 20, 30, 255]
+    assert grid(pictures[:1], columns=4).shape == (10, 20, 3)
+
+
+def test_picture_is_written_as_rgb(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    path = write_picture(tmp_path / "new" / "x.png", picture)
+    np.testing.assert_array_equal(cv2.imread(str(path))[:, :, ::-1], picture)
+
+
+def test_charts_are_pictures() -> None:
+    matrix = confusion_matrix([[9, 1], [0, 5]], ["cat", "dog"])
+    assert matrix.dtype == np.uint8
+    assert matrix.shape[2] == 3
+    swapped = confusion_matrix([[1, 9], [5, 0]], ["cat", "dog"])
+    assert (matrix != swapped).any()
+    assert curves({"loss": ([0, 1, 2], [1.0, float("nan"), 0.2])}).shape == (400, 700, 3)
