@@ -147,7 +147,7 @@ class _Shapes:
     def _report_faulty_masks(self, segments: Sequence[bytes], kinds: UInt8Array) -> None:
         masks = np.flatnonzero(kinds == RLE)
         areas = self.sizes[self.owners[masks]].astype(np.int64).prod(1)
-        for place in faulty_rles([segments[k] for k in masks], areas):
+        for place in faulty_rles([segments[k] for k in masks.tolist()], areas):
             k = int(masks[place])
             self._report(k, "its run lengths are malformed or do not fill the image: correct or delete it")
 

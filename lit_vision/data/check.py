@@ -1,0 +1,147 @@
+"""Looks through a whole data set before training: all its problems together, or none."""
+
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from lit_vision.data.check_files import Finding, look_at_files
+from lit_vision.data.formats.boxes import box_fault, clip_boxes, clip_note, faulty_boxes
+from lit_vision.data.index import NO_SEGMENT, Index
+from lit_vision.errors import DataError
+from lit_vision.types import SPLITS, BoolArray, Int32Array
+
+Task = Literal["classification", "segmentation", "instances", "detection"]
+_NEEDS = {
+    "classification": "labels of whole images (formats folder and csv)",
+    "detection": "boxes (formats coco, voc and yolo; `lit-vision convert --to coco` makes them from label maps)",
+    "segmentation": "class masks (format masks) or outlines of objects (formats coco, yolo and labelmaps)",
+    "instances": "outlines of objects (formats labelmaps, coco and yolo)",
+}
+_NAMED = 10  # class names in one sentence
+
+
+def check(
+    index: Index,
+    task: Task,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 8,
+    missing_classes: Literal["refuse", "note"] = "refuse",
+) -> Index:
+    """Finds what would stop or spoil a training. Files are only read.
+
+    Args:
+        index: a data set with its splits; `problems` of its reader are raised together with those found here.
+        task: what it is for.
+        progress: called with the number of images looked at and of all images.
+        workers: threads that read files.
+        missing_classes: whether a class that the training split never shows is a problem, or a note.
+
+    Returns:
+        The index with the sizes of all images in a split, boxes clipped to them, and notes on what was clipped.
+
+    Raises:
+        DataError: every problem, one sentence each.
+    """
+    problems = [*index.problems, *_misfits(index, task), *_duplicates(index), *_empty_splits(index)]
+    findings = look_at_files(index, problems, progress, workers)
+    index = replace(index, sizes=findings.sizes)
+    problems += _wrong_labels(index)
+    index = _clipped(index, problems)
+    if missing := _missing_classes(index, findings):
+        if missing_classes == "refuse":
+            problems.append(missing)
+        else:
+            index = replace(index, notes=(*index.notes, missing))
+    if problems:
+        raise DataError(problems)
+    return index
+
+
+def _misfits(index: Index, task: Task) -> Iterator[str]:
+    """What the task needs and the index lacks."""
+    outlined = index.segment_kinds is not None and bool((index.segment_kinds != NO_SEGMENT).any())
+    fits = {
+        "classification": index.boxes is None and index.segments is None and index.mask_kind == "none",
+        "detection": index.boxes is not None,
+        "segmentation": index.mask_kind != "none" or outlined,
+        "instances": index.mask_kind == "instances" or outlined,
+    }
+    if not fits[task]:
+        yield f"{index.root}, read as {index.format}, does not hold what {task} needs: {_NEEDS[task]}."
+    elif task in ("segmentation", "instances") and outlined and index.segment_kinds is not None:
+        bare = np.flatnonzero(index.segment_kinds == NO_SEGMENT)
+        if len(bare):
+            file = index.files.text(_image_of(index, int(bare[0])))
+            yield f"{len(bare)} of {len(index.labels)} objects have no outline, the first in {file}: add outlines."
+
+
+def _image_of(index: Index, k: int) -> int:
+    return int(np.searchsorted(index.offsets, k, side="right")) - 1
+
+
+def _duplicates(index: Index) -> Iterator[str]:
+    """Images that are there twice: they would count twice, or be tested on what they were trained with."""
+    seen: dict[str, int] = {}
+    for i, text in enumerate(index.files.texts()):
+        first = seen.setdefault(posixpath.normpath(text), i)
+        if first != i:
+            splits = {SPLITS[s] if s >= 0 else "no" for s in (int(index.splits[first]), int(index.splits[i]))}
+            where = f"in the {' and the '.join(sorted(splits))} split"
+            yield f"{text} is there twice, {where}: keep one of them."
+
+
+def _empty_splits(index: Index) -> Iterator[str]:
+    train, val, test = (bool((index.splits == number).any()) for number in range(3))
+    if not (train or val or test):
+        yield f"{index.root} has no images in any split: add images or correct the splits."
+    elif (val and not train) or (train and not val):
+        name = "val" if train else "train"
+        yield f"{index.root} has no images in its {name} split: add some, or set val_fraction, folds or list files."
+
+
+def _wrong_labels(index: Index) -> Iterator[str]:
+    wrong = np.flatnonzero((index.labels < 0) | (index.labels >= len(index.class_names)))
+    for k in wrong.tolist():
+        file = index.files.text(_image_of(index, k))
+        yield f"{file} has the label {index.labels[k]}, but there are {len(index.class_names)} classes: correct it."
+
+
+def _clipped(index: Index, problems: list[str]) -> Index:
+    """Boxes clipped to the sizes now known; those beyond mending become problems."""
+    if index.boxes is None:
+        return index
+    sizes: Int32Array = np.repeat(index.sizes, np.diff(index.offsets), axis=0)
+    for k in faulty_boxes(index.boxes, sizes).tolist():
+        i = _image_of(index, k)
+        x1, y1, x2, y2 = index.boxes[k].tolist()
+        fault = box_fault((x1, y1, x2, y2), (int(sizes[k, 0]), int(sizes[k, 1])))
+        problems.append(
+            f"{index.files.text(i)}: object {k - int(index.offsets[i]) + 1}: its box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) "
+            f"{fault}: correct or delete it in its annotation."
+        )
+    boxes, overhang = clip_boxes(index.boxes, sizes)
+    return replace(index, boxes=boxes, notes=(*index.notes, *clip_note(overhang)))
+
+
+def _missing_classes(index: Index, findings: Finding) -> str | None:
+    """The sentence on classes that the training split never shows; None if it shows all."""
+    if not (index.splits == 0).any():
+        return None
+    shown: BoolArray = findings.shown.copy()
+    trained = np.repeat(index.splits == 0, np.diff(index.offsets))
+    if index.crowd is not None:
+        trained &= ~index.crowd
+    labels = index.labels[trained]
+    shown[labels[(labels >= 0) & (labels < len(shown))]] = True
+    missing = [name for name, seen in zip(index.class_names, shown, strict=True) if not seen]
+    if not missing or findings.unread:
+        return None
+    names = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+    return (
+        f"{index.root}: the training split never shows {names}: add examples, draw the splits anew, or set the option "
+        f"classes to the others."
+    )

@@ -1,0 +1,132 @@
+"""Whether the files of a data set can be read and fit each other, many at a time."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from lit_vision.data.decode import check_file, read_mask, read_size
+from lit_vision.data.index import FILE, Index
+from lit_vision.data.rasterise import mask_values, object_file, rasterise
+from lit_vision.errors import UserError
+from lit_vision.types import IGNORE_INDEX, BoolArray, Int32Array
+
+_CHUNK = 2048  # images submitted at a time; a million at once would fill the memory
+
+
+class Finding(NamedTuple):
+    """What the files say.
+
+    Args:
+        sizes: (N, 2) height and width of the images; those of images in no split stay as they were.
+        shown: (K,) classes that masks of the training split show.
+        unread: whether a mask of the training split could not be read, so that `shown` may lack classes.
+    """
+
+    sizes: Int32Array
+    shown: BoolArray
+    unread: bool
+
+
+class _Look(NamedTuple):
+    problems: list[str]
+    size: tuple[int, int]
+    labels: set[int]
+
+
+def look_at_files(
+    index: Index, problems: list[str], progress: Callable[[int, int], None] | None, workers: int
+) -> Finding:
+    """Reads the headers of all images in a split, and all their masks.
+
+    Args:
+        index: the data set.
+        problems: gets a sentence for each file that cannot be used.
+        progress: called with the images done and all images.
+        workers: threads.
+    """
+    used = np.flatnonzero(index.splits >= 0).tolist()
+    sizes: Int32Array = index.sizes.copy()
+    shown = np.zeros(len(index.class_names), np.bool_)
+    unread = False
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for at in range(0, len(used), _CHUNK):
+            chunk = used[at : at + _CHUNK]
+            for done, (i, look) in enumerate(zip(chunk, pool.map(partial(_look, index), chunk), strict=True), at + 1):
+                problems += look.problems
+                sizes[i] = look.size
+                if index.splits[i] == 0:
+                    shown[list(look.labels)] = True
+                    unread |= bool(look.problems)
+                if progress is not None:
+                    progress(done, len(used))
+    return Finding(sizes, shown, unread and index.mask_kind != "none")
+
+
+def _look(index: Index, i: int) -> _Look:
+    path = index.path(i)
+    problem = check_file(path)
+    if problem is not None:
+        return _Look([problem], (0, 0), set())
+    try:
+        size = read_size(path)
+    except UserError as error:
+        return _Look([str(error)], (0, 0), set())
+    height, width = index.sizes[i].tolist()
+    if height and width and (height, width) != size:
+        fault = (
+            f"{path} is {size[1]} x {size[0]} (upright), but its annotations are for {width} x {height}: "
+            f"correct the annotations' width and height, or the image."
+        )
+        return _Look([fault], size, set())
+    problems: list[str] = []
+    labels = _look_at_masks(index, i, size, problems)
+    return _Look(problems, size, labels)
+
+
+def _look_at_masks(index: Index, i: int, size: tuple[int, int], problems: list[str]) -> set[int]:
+    """Labels that the image's masks show."""
+    try:
+        if index.mask_kind == "classes":
+            return _classes_of(index, i, size, problems)
+        if index.mask_kind == "instances":
+            return set(rasterise(index, i, size)[1].tolist())
+    except UserError as error:
+        problems.append(str(error))
+        return set()
+    if index.segment_kinds is not None and index.segments is not None:
+        span = index.span(i)
+        for k in range(span.start, span.stop):
+            if index.segment_kinds[k] == FILE:
+                _look_at_object(index, index.segments.text(k), size, problems)
+    return set()
+
+
+def _look_at_object(index: Index, file: str, size: tuple[int, int], problems: list[str]) -> None:
+    try:
+        if not object_file(index, file, size).any():
+            problems.append(f"{index.root / file} has no pixel that is not 0: delete it or draw the object.")
+    except UserError as error:
+        problems.append(str(error))
+
+
+def _classes_of(index: Index, i: int, size: tuple[int, int], problems: list[str]) -> set[int]:
+    path = index.root / (index.masks.text(i) if index.masks is not None else "")
+    mask = read_mask(path, index.colors)
+    if mask.shape != size:
+        problems.append(
+            f"{path} is {mask.shape[1]} x {mask.shape[0]}, but its image is {size[1]} x {size[0]}: "
+            f"make the mask as large as the image."
+        )
+        return set()
+    # A file's numbers are counted before those to ignore become 255.
+    stored = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    values = set(mask_values(index)[stored].tolist()) - {IGNORE_INDEX}
+    if wrong := sorted(value for value in values if value >= len(index.class_names)):
+        problems.append(
+            f"{path} has the value {wrong[0]}, but there are {len(index.class_names)} classes, 0 to "
+            f"{len(index.class_names) - 1}: correct the mask, add class names, or set ignore_index."
+        )
+    return {value for value in values if value < len(index.class_names)}

@@ -1,0 +1,188 @@
+"""Annotations of one image as pixels: a label map of its objects, or a class mask."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import cv2
+import numpy as np
+
+from lit_vision.data.decode import read_label_map, read_mask
+from lit_vision.data.index import FILE, POLYGONS, RLE, Index
+from lit_vision.data.rle import decode_rle, polygon_mask
+from lit_vision.errors import UserError
+from lit_vision.types import IGNORE_INDEX, BoolArray, Int32Array, Int64Array, UInt8Array
+
+CROWD = -1
+BACKGROUND = "background"
+
+
+def rasterise(index: Index, i: int, size: tuple[int, int]) -> tuple[Int32Array, Int64Array, BoolArray]:
+    """The objects of image i as a label map.
+
+    Where objects overlap, the smaller one is seen: it lies on the larger more often than under it. Objects of which
+    no pixel is seen get no number. Polygons and run lengths give the very pixels that pycocotools gives. The objects of
+    a label map get their class by vote of the pixels of the class mask; without one they are all of class 0.
+
+    Args:
+        index: annotations with outlines, mask files or label maps; objects with a box alone are left out.
+        i: position of the image.
+        size: its height and width.
+
+    Returns:
+        (H, W) int32 label map, 0 = background, 1..N = objects, -1 = crowd where no object is seen; (N,) labels;
+        (H, W) bool, where crowds are.
+
+    Raises:
+        UserError: a mask file is missing, damaged or of another size, or an object has no class.
+    """
+    if index.mask_kind == "instances":
+        instances, labels = _from_label_map(index, i, size)
+        return instances, labels, np.zeros(size, np.bool_)
+    objects = list(object_masks(index, i, size))
+    crowd = np.zeros(size, np.bool_)
+    instances = np.zeros(size, np.int32)
+    solid: list[tuple[int, BoolArray]] = []
+    for k, mask in objects:
+        if index.crowd is not None and index.crowd[k]:
+            crowd |= mask
+        else:
+            solid.append((k, mask))
+    areas = [int(mask.sum()) for _, mask in solid]
+    for number in sorted(range(len(solid)), key=lambda n: (-areas[n], n)):
+        instances[solid[number][1]] = number + 1
+    instances, kept = renumber(instances)
+    instances[crowd & (instances == 0)] = CROWD
+    labels = index.labels[[k for k, _ in solid]].astype(np.int64) if solid else np.zeros(0, np.int64)
+    return instances, labels[kept - 1], crowd
+
+
+def object_masks(index: Index, i: int, size: tuple[int, int]) -> Iterator[tuple[int, BoolArray]]:
+    """Position in the index's objects and (H, W) mask of each object of image i that has an outline.
+
+    Raises:
+        UserError: an object's mask file is missing, damaged or of another size.
+    """
+    if index.segments is None or index.segment_kinds is None:
+        return
+    span = index.span(i)
+    for k in range(span.start, span.stop):
+        kind, raw = int(index.segment_kinds[k]), index.segments.raw(k)
+        if kind == POLYGONS:
+            yield k, polygon_mask(np.frombuffer(raw, np.float32).reshape(-1, 2), size)
+        elif kind == RLE:
+            yield k, _decoded(index, i, raw, size)
+        elif kind == FILE:
+            yield k, object_file(index, raw.decode(), size)
+
+
+def _decoded(index: Index, i: int, raw: bytes, size: tuple[int, int]) -> BoolArray:
+    try:
+        return decode_rle(raw, size)
+    except ValueError as error:
+        raise UserError(f"{index.path(i)}: the run lengths of an object do not fit it: {error}.") from None
+
+
+def object_file(index: Index, file: str, size: tuple[int, int]) -> BoolArray:
+    """(H, W) mask of an object from its own file: whatever is not 0.
+
+    Raises:
+        UserError: the file is missing, damaged or of another size.
+    """
+    values = read_label_map(index.root / file)
+    _require_size(values, size, index.root / file)
+    return values > 0
+
+
+def renumber(instances: Int32Array) -> tuple[Int32Array, Int64Array]:
+    """Numbers the objects of a label map 1..N without gaps, in the order of their old numbers.
+
+    Returns:
+        The new label map, and (N,) the old numbers.
+    """
+    old = np.unique(instances)
+    old = old[old > 0]
+    if len(old) == 0:
+        return np.zeros_like(instances), np.zeros(0, np.int64)
+    if int(old[-1]) == len(old):
+        return instances, old.astype(np.int64)
+    found = np.searchsorted(old, instances).astype(np.int32)
+    return np.where(instances > 0, found + 1, 0).astype(np.int32), old.astype(np.int64)
+
+
+def _from_label_map(index: Index, i: int, size: tuple[int, int]) -> tuple[Int32Array, Int64Array]:
+    path = index.root / (index.masks.text(i) if index.masks is not None else "")
+    instances = read_label_map(path)
+    _require_size(instances, size, path)
+    instances, old = renumber(instances)
+    name = index.class_masks.text(i) if index.class_masks is not None else ""
+    if not name:
+        return instances, np.zeros(len(old), np.int64)
+    classes = read_mask(index.root / name)
+    _require_size(classes, size, index.root / name)
+    return instances, _vote(instances, classes, len(old), len(index.class_names), f"{index.root / name}")
+
+
+def _vote(instances: Int32Array, classes: UInt8Array, count: int, num_classes: int, where: str) -> Int64Array:
+    """The commonest class among each object's pixels; background (0) and ignored pixels have no vote."""
+    voters = (instances > 0) & (classes > 0) & (classes != IGNORE_INDEX)
+    ballots = (instances[voters].astype(np.int64) - 1) * 256 + classes[voters]
+    votes = np.bincount(ballots, minlength=count * 256).reshape(count, 256)
+    winners = votes.argmax(1)
+    if count and (votes.max(1) == 0).any():
+        number = int((votes.max(1) == 0).argmax()) + 1
+        raise UserError(f"{where} gives object {number} no class: paint its pixels with 1 + class.")
+    if count and winners.max() > num_classes:
+        raise UserError(
+            f"{where} has the value {winners.max()}, but there are {num_classes} classes: values are 1 + class."
+        )
+    labels: Int64Array = winners.astype(np.int64) - 1
+    return labels
+
+
+def segmentation_classes(index: Index) -> tuple[str, ...]:
+    """The class names that the values of `class_mask` stand for: with "background" first where objects are painted."""
+    return index.class_names if index.mask_kind == "classes" else (BACKGROUND, *index.class_names)
+
+
+def class_mask(index: Index, i: int, size: tuple[int, int]) -> UInt8Array:
+    """The class of every pixel of image i.
+
+    Args:
+        index: annotations with class masks (colours and `ignore_index` are brought to class numbers), or with objects
+            that are painted: 0 = background, 1 + label inside objects, 255 in crowds.
+        i: position of the image.
+        size: its height and width.
+
+    Returns:
+        (H, W) uint8, a position in `segmentation_classes(index)`; 255 = ignore.
+
+    Raises:
+        UserError: a mask file is missing, damaged, of another size, or has a colour that stands for nothing.
+    """
+    if index.mask_kind != "classes":
+        instances, labels, _ = rasterise(index, i, size)
+        values = np.concatenate([[0], labels + 1, [IGNORE_INDEX]]).astype(np.uint8)  # -1 finds the last one: crowd
+        return values[instances]
+    path = index.root / (index.masks.text(i) if index.masks is not None else "")
+    mask = read_mask(path, index.colors)
+    _require_size(mask, size, path)
+    # A look-up by OpenCV takes a fifth of the time of numpy's.
+    return cast(UInt8Array, cv2.LUT(mask, mask_values(index)))
+
+
+def mask_values(index: Index) -> UInt8Array:
+    """(256,) table from the numbers in a mask file to classes: what is to be ignored becomes 255."""
+    values = np.arange(256, dtype=np.uint8)
+    if 0 <= index.ignore_index < 256:
+        values[index.ignore_index] = IGNORE_INDEX
+    if index.colors is not None:
+        values[len(index.class_names) :] = IGNORE_INDEX
+    return values
+
+
+def _require_size(values: Int32Array | UInt8Array, size: tuple[int, int], path: object) -> None:
+    if values.shape != size:
+        raise UserError(
+            f"{path} is {values.shape[1]} x {values.shape[0]}, but its image is {size[1]} x {size[0]}: "
+            f"make the mask as large as the image."
+        )
