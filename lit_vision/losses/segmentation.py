@@ -153,16 +153,19 @@ class LovaszLoss(SegmentationLoss):
         return torch.stack([self.multiclass(logits[i : i + 1], mask[i : i + 1]) for i in known]).mean()
 
 
-class SumLoss(nn.Module):
+class SumLoss(SegmentationLoss):
     """Weighted sum of losses.
 
     Args:
         losses: each maps (logits, mask) to a scalar.
         weights: one factor per loss; null = all 1.
+        ignore_index: mask value of pixels that do not count.
     """
 
-    def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, losses: list[SegmentationLoss], weights: list[float] | None = None, ignore_index: int = IGNORE_INDEX
+    ) -> None:
+        super().__init__(ignore_index)
         self.weights = [1.0] * len(losses) if weights is None else weights
         if not losses or len(self.weights) != len(losses):
             raise UserError(
@@ -170,8 +173,8 @@ class SumLoss(nn.Module):
             )
         self.losses = nn.ModuleList(losses)
 
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """(B, K, H, W) logits and (B, H, W) mask in, scalar out."""
+    def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """The sum."""
         terms = [weight * loss(logits, mask) for loss, weight in zip(self.losses, self.weights, strict=True)]
         return torch.stack(terms).sum()
 

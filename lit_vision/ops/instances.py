@@ -5,6 +5,8 @@ on the 2018 Data Science Bowl, https://doi.org/10.1038/s41592-019-0612-7, whose 
 All functions take and give numpy arrays; label maps are (H, W) int32, 0 = background, 1..N = objects.
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,40 @@ import numpy.typing as npt
 from lit_vision.types import BoolArray, FloatArray, Int32Array, Int64Array
 
 LARGEST_EXACT = 2**24  # float32, in which OpenCV filters label maps, holds integers up to here
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How the probabilities of two networks become objects.
+
+    Args:
+        pixel_threshold: a pixel with more foreground probability (1 - background) lies in an object.
+        border_threshold: a pixel with more border probability is cut out before parts are told apart. Below .5,
+            since a gap in the line merges two objects, while a broad line costs nothing once they are grown back.
+        min_area: pixels; smaller parts are no objects.
+        regrow: give the cut-out pixels to the nearest object.
+    """
+
+    pixel_threshold: float = 0.5
+    border_threshold: float = 0.3
+    min_area: float = 20
+    regrow: bool = True
+
+    def __call__(self, probabilities: FloatArray, border: FloatArray) -> tuple[Int32Array, Int64Array, FloatArray]:
+        """Objects of one picture.
+
+        Args:
+            probabilities: (K + 1, H, W), background first.
+            border: (H, W).
+
+        Returns:
+            (H, W) label map; (N,) classes by vote; (N,) scores, the mean foreground probability inside.
+        """
+        foreground = 1 - probabilities[0]
+        lines = border > self.border_threshold
+        instances = split_instances(foreground > self.pixel_threshold, lines, round(self.min_area), self.regrow)
+        labels = vote_classes(instances, probabilities[1:].argmax(0) + 1, len(probabilities) - 1)
+        return instances, labels, mean_scores(instances, foreground)
 
 
 def touching_border(instances: Int32Array, radius: int = 2) -> BoolArray:

@@ -1,0 +1,90 @@
+"""Pictures with a label map: the data module of InstanceSegmenter."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from lit_vision.data.base import VisionDataModule
+from lit_vision.data.dataset import VisionDataset
+from lit_vision.data.index import Index
+from lit_vision.data.rasterise import rasterise
+from lit_vision.data.transforms import Transform
+from lit_vision.errors import UserError
+from lit_vision.ops.instances import relabel, touching_border
+from lit_vision.types import IGNORE_INDEX, Int64Array, Sample, UInt8Array
+
+
+class InstanceDataset(VisionDataset):
+    """Pictures with `instances`, `labels`, `mask` and `border`, see `InstanceBatch`.
+
+    The border is drawn after the warp, so that its width is that of the network's pixels whatever the zoom. Objects
+    that the warp moved out of the picture are gone, and the others numbered anew. Crowds are -1 in `instances` and
+    IGNORE_INDEX in `mask` and `border`; so is the padding, but with 0 in `instances`.
+
+    Args:
+        index: annotations with outlines, object files or label maps.
+        positions: images of this split.
+        transform: brings a picture and its labels to the network's input.
+        border_radius: see `ops.instances.touching_border`.
+        settings: as `VisionDataset`.
+    """
+
+    def __init__(
+        self, index: Index, positions: Int64Array, transform: Transform, border_radius: int = 2, **settings: Any
+    ) -> None:
+        super().__init__(index, positions, transform, **settings)
+        self.border_radius = border_radius
+
+    def labelled(self, i: int, image: UInt8Array, rng: np.random.Generator | None) -> Sample:
+        """The transformed picture i with its objects."""
+        objects, labels, _ = rasterise(self.index, i, (image.shape[0], image.shape[1]))
+        outside = np.zeros(objects.shape, np.uint8)
+        masks: dict[str, tuple[Any, int]] = {"instances": (objects, 0), "outside": (outside, IGNORE_INDEX)}
+        warped = self.transform(image, masks=masks, rng=rng)
+        instances, kept = relabel(warped.masks["instances"])
+        labels = labels[kept - 1]
+        unknown = (warped.masks["outside"] == IGNORE_INDEX) | (instances < 0)
+        mask = np.concatenate([np.zeros(1, np.int64), labels + 1])[np.maximum(instances, 0)]
+        border = touching_border(instances, self.border_radius).astype(np.int64)
+        return {
+            "image": warped.image,
+            "index": i,
+            "frame": torch.as_tensor(warped.frame),
+            "size": torch.tensor(image.shape[:2]),
+            "instances": torch.from_numpy(instances),
+            "labels": torch.from_numpy(labels),
+            "mask": torch.from_numpy(np.where(unknown, IGNORE_INDEX, mask)),
+            "border": torch.from_numpy(np.where(unknown, IGNORE_INDEX, border)),
+        }
+
+
+class InstanceDataModule(VisionDataModule):
+    """Pictures whose objects have outlines: label maps, a file per object, COCO polygons or RLE, YOLO polygons.
+
+    See `VisionDataModule` for the other arguments and docs/instances.md for the layouts.
+
+    Args:
+        root: as `VisionDataModule`.
+        border_radius: pixels of the network's input within which two objects count as touching; 2 or 3. It must stay
+            well below half the width of the smallest objects.
+        settings: as `VisionDataModule`.
+    """
+
+    task: ClassVar[Any] = "instances"
+    listed = ("labels",)
+
+    def __init__(self, root: str, border_radius: int = 2, **settings: Any) -> None:
+        super().__init__(root, **settings)
+        if border_radius < 1:
+            raise UserError(f"data.border_radius is {border_radius}: give at least 1 pixel, 2 or 3 are usual")
+        self.border_radius = border_radius
+
+    def make_dataset(self, **settings: Any) -> InstanceDataset:
+        """A split's dataset."""
+        common: dict[str, Any] = {
+            "in_channels": self.in_channels,
+            "depth": self.depth,
+            "border_radius": self.border_radius,
+        }
+        return InstanceDataset(self.index, **common, **settings)
