@@ -40,13 +40,13 @@ def _shift_hue_and_saturation(pixels: UInt8Array, augmentation: Augmentation, rn
 
 
 def _brightness_tables(channels: int, augmentation: Augmentation, rng: np.random.Generator) -> UInt8Array:
-    """(256, C): RGB shares one draw, so that colours stay; other channels are of different kinds, each has its own."""
+    """(256, 1) or (256, C): RGB shares one draw, so that colours stay; other bands differ in kind, each has its own."""
     draws = 1 if channels == 3 else channels
     brightness = 1 + rng.uniform(-augmentation.brightness, augmentation.brightness, draws)
     contrast = 1 + rng.uniform(-augmentation.contrast, augmentation.contrast, draws)
     tables = (_LEVELS[:, None] * brightness - 127.5) * contrast + 127.5
-    rounded = np.clip(np.rint(tables), 0, 255).astype(np.uint8)
-    return np.repeat(rounded, channels // draws, axis=1)
+    rounded: UInt8Array = np.clip(np.rint(tables), 0, 255).astype(np.uint8)
+    return rounded
 
 
 def _look_up(pixels: npt.NDArray[Any], tables: UInt8Array) -> UInt8Array:

@@ -2,9 +2,10 @@
 
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from lit_vision.errors import UserError
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its warnings name no file; ours do
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE = 0, 1, 2, 3
+_Answer = TypeVar("_Answer")
 _OPENCV_DEPTHS = ("uint8", "uint16", "float32")
 
 
@@ -60,19 +62,21 @@ def read_tiff_header(source: bytes | IO[bytes], path: Path) -> TiffHeader:
     Raises:
         UserError: the header is damaged.
     """
-    with _open(source, path) as tiff:
-        try:
-            return _header(tiff)
-        except Exception as error:  # tifffile raises whatever a damaged tag makes it stumble over
-            raise UserError(f"{path}: the TIFF header is damaged; save the file again") from error
+    return _ask(source, path, _header)
 
 
 def tiff_is_complete(data: bytes, path: Path) -> bool:
-    """Whether all strips or tiles of the first page lie within the file."""
-    with _open(data, path) as tiff:
-        page = tiff.pages[0]
-        ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-        return bool(ends) and max(ends) <= len(data)
+    """Whether all strips or tiles of the first page lie within the file.
+
+    Raises:
+        UserError: the header is damaged.
+    """
+
+    def last_byte(tiff: tifffile.TiffFile) -> int:
+        page = _first(tiff)
+        return max(start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+
+    return _ask(data, path, last_byte) <= len(data)
 
 
 def decode_tiff(data: bytes, header: TiffHeader, path: Path) -> tuple[npt.NDArray[Any], bool]:
@@ -107,8 +111,16 @@ def read_tiff_indices(data: bytes, header: TiffHeader, path: Path) -> npt.NDArra
 def _open(source: bytes | IO[bytes], path: Path) -> tifffile.TiffFile:
     try:
         return tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except Exception as error:  # see read_tiff_header
+    except Exception as error:  # tifffile raises whatever a damaged tag makes it stumble over
         raise UserError(f"{path}: the TIFF header is damaged or cut off; save the file again") from error
+
+
+def _ask(source: bytes | IO[bytes], path: Path, question: Callable[[tifffile.TiffFile], _Answer]) -> _Answer:
+    with _open(source, path) as tiff:
+        try:
+            return question(tiff)
+        except Exception as error:  # see _open
+            raise UserError(f"{path}: the TIFF header is damaged or cut off; save the file again") from error
 
 
 def _first(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
@@ -193,7 +205,7 @@ def _decode_with_tifffile(data: bytes, header: TiffHeader, path: Path) -> npt.ND
         raise UserError(f"{path}: the TIFF is cut off or damaged; save the file again") from error
     except UserError:
         raise
-    except Exception as error:  # see read_tiff_header
+    except Exception as error:  # see _open
         raise UserError(f"{path}: the TIFF is cut off or damaged; save the file again") from error
     values = np.stack(pages, axis=2) if len(pages) > 1 else pages[0]
     if len(pages) == 1 and header.samples > 1 and not header.contiguous:
