@@ -1,0 +1,198 @@
+import json
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lit_vision.metrics.detection import MeanAveragePrecision
+
+NAMES = ["disc", "square", "star", "never"]
+Image = dict[str, Any]
+
+
+def random_images(count: int, seed: int, crowds: bool = True) -> list[Image]:
+    """Images with 0 to 8 objects, predictions near them and elsewhere; some images have neither."""
+    g = torch.Generator().manual_seed(seed)
+
+    def boxes(n: int) -> Tensor:
+        corners = torch.rand(n, 2, generator=g) * 200
+        return torch.cat([corners, corners + 2 + torch.rand(n, 2, generator=g) ** 2 * 150], dim=1)
+
+    images = []
+    for index in range(count):
+        n, wild = int(torch.randint(0, 9, (1,), generator=g)), int(torch.randint(0, 4, (1,), generator=g))
+        truth, labels = boxes(n), torch.randint(0, 3, (n,), generator=g)
+        near = truth + torch.randn(n, 4, generator=g) * 5
+        near[:, 2:] = torch.maximum(near[:, 2:], near[:, :2] + 1)
+        found = torch.rand(n, generator=g) < 0.8
+        predicted = torch.cat([near[found], boxes(wild)])
+        classes = torch.cat([labels[found], torch.randint(0, 3, (wild,), generator=g)])
+        scores = (torch.rand(len(classes), generator=g) * 20).round() / 20  # with ties
+        crowd = torch.rand(n, generator=g) < 0.15 if crowds else torch.zeros(n, dtype=torch.bool)
+        images.append(
+            {"index": index * 7, "boxes": truth, "labels": labels, "crowd": crowd, "p": (predicted, classes, scores)}
+        )
+    return images
+
+
+def add(metric: MeanAveragePrecision, images: list[Image]) -> None:
+    metric.update(
+        torch.tensor([image["index"] for image in images]),
+        [dict(zip(("boxes", "labels", "scores"), image["p"], strict=True)) for image in images],  # type: ignore[misc]
+        *([image[key] for image in images] for key in ("boxes", "labels", "crowd")),
+    )
+
+
+def measured(images: list[Image], **settings: Any) -> dict[str, float]:
+    metric = MeanAveragePrecision(NAMES, **settings)
+    for start in range(0, len(images), 4):
+        add(metric, images[start : start + 4])
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
+def by_pycocotools(images: list[Image], max_detections: int = 100) -> dict[str, float]:
+    coco = pytest.importorskip("pycocotools.coco")
+    evaluation = pytest.importorskip("pycocotools.cocoeval")
+    annotations, results = [], []
+    for image in images:
+        for box, label, crowd in zip(
+            image["boxes"].tolist(), image["labels"].tolist(), image["crowd"].tolist(), strict=True
+        ):
+            x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
+            row = {"id": len(annotations) + 1, "image_id": image["index"], "category_id": label}
+            area = float(
+                np.float32(np.float32(box[2]) - np.float32(box[0]))
+                * np.float32(np.float32(box[3]) - np.float32(box[1]))
+            )
+            annotations.append({**row, "bbox": [x, y, w, h], "iscrowd": int(crowd), "area": area})
+        for box, label, score in zip(*(part.tolist() for part in image["p"]), strict=True):
+            xywh = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            results.append({"image_id": image["index"], "category_id": label, "bbox": xywh, "score": score})
+    truth = coco.COCO()
+    truth.dataset = {"info": {}, "images": [{"id": image["index"]} for image in images], "annotations": annotations}
+    truth.dataset["categories"] = [{"id": k, "name": name} for k, name in enumerate(NAMES)]
+    truth.createIndex()
+    run = evaluation.COCOeval(truth, truth.loadRes(results), "bbox")
+    run.params.maxDets = [max_detections]
+    run.evaluate()
+    run.accumulate()
+    precision = run.eval["precision"][..., 0]
+
+    def mean(part: Any) -> float:
+        return float(part[part > -1].mean()) if (part > -1).any() else -1.0
+
+    values = {
+        "map": mean(precision[..., 0]),
+        "map_50": mean(precision[0, ..., 0]),
+        "map_75": mean(precision[5, ..., 0]),
+    }
+    values |= {f"map_{size}": mean(precision[..., k]) for k, size in ((1, "small"), (2, "medium"), (3, "large"))}
+    values |= {f"ap/{name}": mean(precision[:, :, k, 0]) for k, name in enumerate(NAMES)}
+    return {name: value for name, value in values.items() if value > -1}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equals_pycocotools(seed: int) -> None:
+    images = random_images(40, seed)
+    ours, theirs = measured(images), by_pycocotools(images)
+    assert ours == pytest.approx(theirs, abs=1e-9)
+    assert "ap/never" not in ours
+    assert 0.05 < ours["map"] < ours["map_50"] < 0.95
+
+
+def test_max_detections_count_by_image_and_class_as_in_coco() -> None:
+    images = random_images(40, 5)
+    assert measured(images, max_detections=2) == pytest.approx(by_pycocotools(images, 2), abs=1e-9)
+    assert measured(images, max_detections=2)["map"] < measured(images)["map"]
+
+
+def one(
+    boxes: list[list[float]],
+    labels: list[int],
+    predicted: list[list[float]],
+    classes: list[int],
+    scores: list[float],
+    index: int = 0,
+) -> Image:
+    p = (torch.tensor(predicted).view(-1, 4), torch.tensor(classes, dtype=torch.int64), torch.tensor(scores))
+    labelled = torch.tensor(labels, dtype=torch.int64)
+    return {"index": index, "boxes": torch.tensor(boxes).view(-1, 4), "labels": labelled, "crowd": labelled < 0, "p": p}
+
+
+def test_by_hand() -> None:
+    """Two objects; a false alarm comes between the two hits: precision 1 up to recall 0.5, then 2/3."""
+    truth = [[0.0, 0.0, 50.0, 50.0], [100.0, 0.0, 150.0, 50.0]]
+    images = [one(truth, [0, 0], [truth[0], [200.0, 200.0, 240.0, 240.0], truth[1]], [0, 0, 0], [0.9, 0.8, 0.7])]
+    values = measured(images)
+    expected = (51 * 1.0 + 50 * 2 / 3) / 101
+    assert values == pytest.approx({**dict.fromkeys(("map", "map_50", "map_75", "map_medium", "ap/disc"), expected)})
+
+
+def test_images_with_nothing_on_either_side() -> None:
+    box = [0.0, 0.0, 50.0, 50.0]
+    assert measured([one([], [], [], [], [])]) == {"map": -1.0, "map_50": -1.0, "map_75": -1.0}
+    assert measured([one([], [], [box], [0], [0.9])])["map"] == -1.0
+    assert measured([one([box], [0], [], [], [])])["map"] == 0.0
+    lone_false_alarm = [one([box], [0], [box], [0], [0.5]), one([], [], [box], [0], [0.9], index=1)]
+    assert measured(lone_false_alarm)["map"] == pytest.approx(0.5)
+
+
+def test_an_image_given_twice_counts_once() -> None:
+    images = random_images(12, 3)
+    twice = [*images, images[2], images[0]]
+    assert measured(twice) == measured(images)
+
+
+def test_order_and_batches_of_images_do_not_matter() -> None:
+    images = random_images(20, 4)
+    assert measured(images[::-1]) == measured(images)
+
+
+def test_reset_forgets_and_sizes_come_from_given_areas() -> None:
+    metric = MeanAveragePrecision(NAMES)
+    add(metric, random_images(5, 0))
+    metric.reset()
+    box = torch.tensor([[0.0, 0.0, 100.0, 100.0]])
+    label = torch.tensor([1])
+    prediction: Any = [{"boxes": box, "labels": label, "scores": torch.tensor([0.9])}]
+    metric.update(torch.tensor([0]), prediction, [box], [label], area=[torch.tensor([500.0])])
+    values = {name: value.item() for name, value in metric.compute().items()}
+    assert set(values) == {"map", "map_50", "map_75", "map_small", "ap/square"}  # 500 < 32 * 32
+    assert values["map"] == pytest.approx(1.0)
+
+
+def shares(images: list[Image]) -> list[list[list[Image]]]:
+    """Ways to divide images between two processes: evenly, all to one, and with one image given to both."""
+    return [[images[0::2], images[1::2]], [images, []], [[*images[:9], images[-1]], images[9:]]]
+
+
+def evaluate_share(rank: int, port: int) -> None:
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    for share in shares(random_images(15, 9)):
+        metric = MeanAveragePrecision(NAMES)
+        if share[rank]:
+            add(metric, share[rank])
+        print(json.dumps({name: value.item() for name, value in metric.compute().items()}))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow  # starts two processes that import torch
+def test_two_processes_agree_with_one() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    commands = [[sys.executable, __file__, str(rank), str(port)] for rank in (0, 1)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    expected = measured(random_images(15, 9))
+    for process in running:
+        printed, _ = process.communicate(timeout=600)
+        assert [json.loads(line) for line in printed.splitlines()] == [expected] * 3
+
+
+if __name__ == "__main__":
+    evaluate_share(int(sys.argv[1]), int(sys.argv[2]))
