@@ -34,9 +34,16 @@ def check_backbone(name: str) -> None:
     import timm
 
     known = backbone_names()
+    architecture = name.partition(".")[0]
     if "/" not in name and timm.is_model(name):
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:  # the name is right but its tag is not
+            tags = [other.partition(".")[2] for other in timm.list_pretrained(f"{architecture}.*")]
+            raise UserError(
+                f"backbone {name!r}: {architecture} has weights tagged {', '.join(tags) or '-'}."
+            ) from error
         return
-    architecture = name.split(".")[0]
     near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.5)
     near = near or [other for other in known if other.startswith(architecture[:4])][:3]
     hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists them all."

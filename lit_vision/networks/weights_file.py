@@ -49,7 +49,7 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if path.stat().st_size and "weights_only" in str(error).lower() and "unsupported" in str(error).lower():
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise UserError(
                 f"weights: {path} holds Python objects besides tensors, which could run any code and are not loaded; "
                 "save `model.state_dict()` or a .safetensors file."
