@@ -73,5 +73,6 @@ def _stretch(values: npt.NDArray[Any]) -> UInt8Array:
     if not known.any():
         return np.zeros(values.shape, np.uint8)
     low, high = np.percentile(values[known], STRETCH_PERCENTILES)
-    spread = (values.astype(np.float64) - low) * (255 / max(high - low, np.finfo(np.float64).tiny))
-    return cast(UInt8Array, np.rint(np.clip(np.where(known, spread, 0), 0, 255)).astype(np.uint8))
+    gain = 255 / (high - low) if high > low else 0.0  # a constant picture becomes black
+    spread = (np.where(known, values, low) - low) * gain
+    return cast(UInt8Array, np.rint(np.clip(spread, 0, 255)).astype(np.uint8))

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
@@ -11,6 +12,8 @@ from lit_vision.data.tiff import read_tiff_header, tiff_is_complete
 from lit_vision.errors import UserError
 
 Image.MAX_IMAGE_PIXELS = 2**30  # Pillow's guard stops at a tenth of an ordinary slide scan; this is OpenCV's own limit
+
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # they name no file; the errors here do
 
 FileKind: TypeAlias = Literal["jpeg", "png", "tiff", "webp", "bmp", "gif"]
 READABLE = "JPEG, PNG, TIFF, WebP, BMP or GIF"
