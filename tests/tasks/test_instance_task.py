@@ -1,0 +1,212 @@
+"""InstanceSegmenter from pictures on disk to a label map in the original's pixels."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.optim import AdamW
+
+from lit_vision.data.augmentation import Augmentation
+from lit_vision.data.instances import InstanceDataModule
+from lit_vision.errors import UserError
+from lit_vision.ops.instances import Separation, touching_border
+from lit_vision.tasks.checkpoints import load_task
+from lit_vision.tasks.instances import InstanceSegmenter
+from lit_vision.types import InstanceBatch
+
+TINY: dict[str, Any] = {"encoder": "mobilenetv3_small_050", "decoder_args": {"decoder_channels": [24, 16, 16, 8, 8]}}
+NAMES = ["red", "blue"]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    pl.seed_everything(0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight pictures of 48 x 64, each with a red and a blue square that touch along 16 pixels, and one alone."""
+    root = tmp_path_factory.mktemp("pairs")
+    (root / "classes.json").write_text(json.dumps({"classes": NAMES}))
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        for folder in ("images", "labels", "classes"):
+            (root / folder / split).mkdir(parents=True)
+        for i in range(count):
+            y, x = (int(v) for v in rng.integers(2, 24, 2))
+            labels, classes = np.zeros((48, 64), np.uint16), np.zeros((48, 64), np.uint8)
+            for number, (left, kind) in enumerate([(x, 1), (x + 12, 2)], 1):
+                labels[y : y + 16, left : left + 12], classes[y : y + 16, left : left + 12] = number, kind
+            labels[30:44, 52:62], classes[30:44, 52:62] = 7, 1 + i % 2
+            image = rng.integers(90, 130, (48, 64, 3), dtype=np.uint8)
+            image[classes == 1], image[classes == 2] = (40, 40, 230), (230, 40, 40)  # OpenCV's BGR
+            cv2.imwrite(str(root / "images" / split / f"{i}.png"), image)
+            cv2.imwrite(str(root / "labels" / split / f"{i}.png"), labels)
+            cv2.imwrite(str(root / "classes" / split / f"{i}.png"), classes)
+    return root
+
+
+def data_module(root: Path, **settings: Any) -> InstanceDataModule:
+    common = {"image_size": 64, "batch_size": 3, "num_workers": 0, "augmentation": "none"}
+    return InstanceDataModule(str(root), **{**common, **settings})
+
+
+def trainer(**settings: Any) -> pl.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return pl.Trainer(**quiet, enable_checkpointing=False, num_sanity_val_steps=0, **settings)
+
+
+def test_a_sample_has_objects_classes_and_the_border_between_them(root: Path) -> None:
+    data = data_module(root)
+    sample = data.dataset("val")[0]
+    instances, mask, border = (sample[key].numpy() for key in ("instances", "mask", "border"))
+    assert data.class_names == NAMES
+    assert sample["labels"].tolist() == [0, 1, 0]
+    assert instances.dtype == np.int32
+    assert np.unique(instances).tolist() == [0, 1, 2, 3]  # the file's 7 became 3
+    assert (instances == 1).sum() == 16 * 12
+    for number, label in enumerate(sample["labels"].tolist(), 1):
+        assert (mask[instances == number] == 1 + label).all()
+    padding = np.ones((64, 64), bool)
+    padding[8:56] = False
+    for target in (mask, border):
+        assert np.array_equal(target == 255, padding)
+    assert np.array_equal(border == 1, touching_border(instances, 2) & ~padding)
+    assert ((border == 1) & (instances > 0)).sum() == 16 * 4  # two pixels on either side of the common edge
+    assert not (border[instances == 3] == 1).any()  # the object that stands alone has none
+
+
+def test_the_border_has_the_same_width_whatever_the_zoom(root: Path) -> None:
+    widths = []
+    for size in (48, 96):
+        sample = data_module(root, image_size=(size, size * 4 // 3), border_radius=3).dataset("val")[0]
+        inside = (sample["border"] == 1) & (sample["instances"] > 0)
+        widths.append(int(inside.any(0).sum()))
+    assert widths == [6, 6]
+
+
+def test_objects_that_leave_the_picture_are_renumbered(root: Path) -> None:
+    data = data_module(root, fit="native", image_size=(24, 24), augmentation=Augmentation(flip=0.5))
+    dataset = data.dataset("train", augmented=True)
+    counts = set()
+    for epoch in range(12):
+        sample = dataset[(epoch, 0)]
+        numbers = sample["instances"][sample["instances"] > 0].unique().tolist()
+        assert numbers == list(range(1, len(sample["labels"]) + 1))
+        counts.add(len(numbers))
+        assert set(sample["mask"].unique().tolist()) - {0, 255} == {1 + label for label in sample["labels"].tolist()}
+    assert counts >= {1, 2}
+
+
+def perfect(batch: InstanceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits that a network without faults would give."""
+    classes = torch.where(batch["mask"] == 255, 1, batch["mask"])  # nonsense in the padding
+    pixels = 20.0 * torch.nn.functional.one_hot(classes, 3).permute(0, 3, 1, 2)
+    return pixels, 20.0 * (batch["border"][:, None] == 1).float() - 10
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch", "native"])
+def test_perfect_networks_score_one(root: Path, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = InstanceSegmenter(NAMES, **TINY)
+    batch = next(iter(data_module(root, fit=fit).val_dataloader()))
+    monkeypatch.setattr(task, "forward", lambda images: perfect(batch))
+    monkeypatch.setattr(task, "log_loss", lambda *_: None)
+    task.validation_step(batch, 0)
+    values = {key: float(value) for key, value in task.metrics["val"].compute().items()}
+    assert values == {"ap": 1, "ap_50": 1, "ap_75": 1, "pq": 1, "sq": 1, "rq": 1, "count_error": 0}
+
+
+def test_predictions_come_back_in_the_original_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = InstanceSegmenter(NAMES, **TINY)
+    batch = next(iter(data_module(root, image_size=96).val_dataloader()))  # 48 x 64 enlarged to 72 x 96
+    monkeypatch.setattr(task, "forward", lambda images: perfect(batch))
+    predictions = task.predict_step(batch, 0)
+    for i, prediction in enumerate(predictions):
+        truth = cv2.imread(str(root / "labels" / "val" / f"{i}.png"), cv2.IMREAD_UNCHANGED).astype(int)
+        found = prediction["instances"].numpy()
+        assert found.shape == (48, 64)
+        assert found.dtype == np.int32
+        assert len(prediction["labels"]) == len(prediction["scores"]) == found.max() == 3
+        for number, value in ((1, 1), (2, 2), (3, 7)):
+            k = np.bincount(found[truth == value]).argmax()
+            union = ((found == k) | (truth == value)).sum()
+            assert ((found == k) & (truth == value)).sum() / union > 0.9, number
+        assert sorted(prediction["labels"].tolist()) == sorted([0, 1, i % 2])
+        assert prediction["scores"].min() > 0.8
+
+
+def test_without_the_border_network_touching_objects_merge(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = InstanceSegmenter(NAMES, **TINY)
+    batch = next(iter(data_module(root).val_dataloader()))
+    monkeypatch.setattr(task, "forward", lambda images: (perfect(batch)[0], torch.full((2, 1, 64, 64), -10.0)))
+    assert [int(p["instances"].max()) for p in task.predict_step(batch, 0)] == [2, 2]
+
+
+def test_min_area_is_counted_in_the_networks_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 16 x 12 pixels in the file less the border, 24 x 18 in the network's frame at 1.5 times the size
+    counts = []
+    for area in (200, 700):
+        task = InstanceSegmenter(NAMES, min_area=area, **TINY)
+        batch = next(iter(data_module(root, image_size=96).val_dataloader()))
+        monkeypatch.setattr(task, "forward", lambda images, batch=batch: perfect(batch))
+        counts.append(int(task.predict_step(batch, 0)[0]["instances"].max()))
+    assert counts[0] == 3
+    assert counts[1] <= 1
+
+
+def test_separation_by_hand() -> None:
+    background = np.array([[0.9, 0.2, 0.2, 0.2, 0.2, 0.9]], np.float32)
+    red = np.array([[0.1, 0.7, 0.7, 0.1, 0.1, 0.1]], np.float32)
+    border = np.array([[0.0, 0.0, 0.4, 0.0, 0.0, 0.0]], np.float32)
+    maps = np.stack([background, red, 1 - background - red])
+    instances, labels, scores = Separation(0.5, 0.3, min_area=1)(maps, border)
+    assert instances.tolist() == [[0, 1, 1, 2, 2, 0]] or instances.tolist() == [[0, 1, 2, 2, 2, 0]]
+    assert labels.tolist() == [0, 1]
+    np.testing.assert_allclose(scores, [0.8, 0.8], atol=1e-6)
+    merged, labels, _ = Separation(0.5, 0.5, min_area=1)(maps, border)
+    assert merged.tolist() == [[0, 1, 1, 1, 1, 0]]
+    assert labels.tolist() == [0]  # two votes each: the lower class
+
+
+def test_learns_saves_and_loads(root: Path, tmp_path: Path) -> None:
+    data = data_module(root)
+    task = InstanceSegmenter(data.class_names, optimizer=partial(AdamW, lr=1e-2), **TINY)
+    before = trainer().validate(task, data, verbose=False)[0]["val/ap_50"]
+    fitted = trainer(max_steps=40, check_val_every_n_epoch=10**6)
+    fitted.fit(task, data)
+    after = trainer().validate(task, data, verbose=False)[0]
+    assert before < 0.2
+    assert after["val/ap_50"] > 0.7
+    assert after["val/count_error"] <= 1
+    fitted.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = load_task(tmp_path / "last.ckpt", border_threshold=0.2)
+    assert isinstance(loaded, InstanceSegmenter)
+    assert loaded.separation == Separation(0.5, 0.2, 20, True)
+    batch = next(iter(data.val_dataloader()))
+    with torch.no_grad():
+        for ours, theirs in zip(loaded(batch["image"]), task.eval()(batch["image"]), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_the_two_networks_may_differ(tmp_path: Path) -> None:
+    other = {"border_decoder": "fpn", "border_encoder": "resnet10t"}
+    task = InstanceSegmenter(NAMES, **TINY, **other)
+    assert task.border_network.network.name == "fpn-tu-resnet10t"
+    again = InstanceSegmenter(**task.hparams)
+    again.load_state_dict(task.state_dict())
+    for prefix, backbone in task.backbones.items():
+        assert task.get_submodule(prefix) is backbone
+    same = InstanceSegmenter(NAMES, **TINY)
+    assert same.border_network.network.name == same.network.network.name
+
+
+def test_thresholds_out_of_range_are_named() -> None:
+    with pytest.raises(UserError, match=r"model.border_threshold is 1.5"):
+        InstanceSegmenter(NAMES, border_threshold=1.5, **TINY)
