@@ -5,6 +5,7 @@ on in `lit_vision.cli`. A new command is a function here and a row in COMMANDS.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,8 +127,10 @@ def _predict_images(words: list[str]) -> int:
     parser.add_argument("--images", required=True, help="picture, folder or glob")
     parser.add_argument("--output", required=True, type=Path, help="folder for pictures and result files")
     parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--num_workers", type=int, default=0, help="processes that read pictures; 0 = this one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--threshold", type=float, help="lowest score or probability that counts")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     options = parser.parse_args(words)
     checkpoint = run_folder.find_checkpoint(options.ckpt_path, Path("runs"), "")
     from lit_vision.predict import predict_images
@@ -137,8 +140,10 @@ def _predict_images(words: list[str]) -> int:
         options.images,
         options.output,
         batch_size=options.batch_size,
+        num_workers=options.num_workers,
         device=options.device,
         threshold=options.threshold,
+        overwrite=options.overwrite,
     )
     return 0
 
@@ -154,7 +159,8 @@ def _convert(words: list[str]) -> int:
         raise UserError(f"data set not found: {options.source}")
     from lit_vision.data.convert import convert
 
-    convert(options.source, options.output, options.to, options.format)
+    for note in convert(options.source, options.output, options.to, options.format):
+        print(note)
     return 0
 
 
@@ -186,6 +192,12 @@ class _Arguments(argparse.ArgumentParser):
     """argparse with errors of one sentence."""
 
     def error(self, message: str) -> NoReturn:
+        choice = re.match(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            name, value, given = choice.groups()
+            choices = given.replace("'", "").split(", ")
+            hint = nearest(value, choices)
+            raise UserError(f"{self.prog}: {name} is {value}, but must be one of {', '.join(choices)}{hint}")
         options = [option for action in self._actions for option in action.option_strings]
         word = message.removeprefix("unrecognized arguments: ").split(" ")[0]
         hint = nearest(word, options) if word.startswith("--") else ""

@@ -1,7 +1,5 @@
 """What every run gets unless its YAML says otherwise: callbacks, precision, a quiet first screen."""
 
-import importlib
-import importlib.util
 import logging
 import sys
 import warnings
@@ -19,11 +17,13 @@ from pytorch_lightning.callbacks import (
     TQDMProgressBar,
 )
 
+from lit_vision.callbacks.pictures import Pictures
 from lit_vision.callbacks.resources import Resources
+from lit_vision.callbacks.results import PredictionFiles
 from lit_vision.run_folder import RunFolder
 
 REFRESH = 10  # steps between two draws of the progress bar
-NOISE = ("litlogger", "litmodels", "💡", "srun", "Seed set to", "LeafSpec", "GPU available", "TPU available")
+NOISE = ("litlogger", "to estimate number of stepping batches", "litmodels", "💡", "srun", "Seed set to", "LeafSpec", "GPU available", "TPU available")
 LOGS = (
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
@@ -37,6 +37,8 @@ WARNINGS = (
     ".*args parameter is intended to run from within Python.*",
     ".*does not have many workers.*",
     ".*exists and is not empty.*",
+    ".*You have overridden `on_after_batch_transfer`.*",
+    ".*overridden `on_after_batch_transfer`.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
 )
 
@@ -73,7 +75,7 @@ def default_callbacks(
     if trainer.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in own):
         callbacks.append(progress_bar())
     if not fitting:
-        return callbacks + _pictures(own)
+        return callbacks + [one for one in (Pictures(), PredictionFiles()) if not _has(own, type(one))]
     if trainer.get("enable_checkpointing") is not False:
         taken = {one.state_key for one in own if isinstance(one, ModelCheckpoint)}
         callbacks += [one for one in checkpoints(trainer, model, folder.checkpoints) if one.state_key not in taken]
@@ -81,7 +83,7 @@ def default_callbacks(
         callbacks.append(LearningRateMonitor())
     if not trainer.get("fast_dev_run") and not any(isinstance(one, Resources) for one in own):
         callbacks.append(Resources())
-    return callbacks + _pictures(own)
+    return callbacks if _has(own, Pictures) else [*callbacks, Pictures()]
 
 
 def progress_bar() -> ProgressBar:
@@ -99,11 +101,8 @@ def checkpoints(trainer: dict[str, Any], model: LightningModule, folder: Path) -
     return [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common), last]
 
 
-def _pictures(own: Sequence[Callback]) -> list[Callback]:
-    if importlib.util.find_spec("lit_vision.callbacks.pictures") is None:
-        return []
-    kind: type[Callback] = importlib.import_module("lit_vision.callbacks.pictures").Pictures
-    return [] if any(isinstance(one, kind) for one in own) else [kind()]
+def _has(own: Sequence[Callback], kind: type[Callback]) -> bool:
+    return any(isinstance(one, kind) for one in own)
 
 
 def choose_precision(model: LightningModule, accelerator: str) -> tuple[str, str]:

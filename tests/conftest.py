@@ -1,0 +1,27 @@
+"""Fixtures that several test files share."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # so that an experiment can name stand_in.Toy
+
+TOY = """\
+model: {class_path: stand_in.Toy, init_args: {width: 5}}
+data: {class_path: stand_in.ToyData, init_args: {root: .}}
+trainer: {max_epochs: 1, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
+wandb: off
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with the experiment toy.yaml, without W&B account or earlier environment."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "LIT_VISION_RUN_DIR", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.yaml").write_text(TOY)
+    return tmp_path
