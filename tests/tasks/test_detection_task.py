@@ -1,0 +1,178 @@
+"""YOLODetector from pictures on disk to boxes in the original's pixels."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.optim import AdamW
+
+from lit_vision.data.detection import DetectionDataModule
+from lit_vision.errors import UserError
+from lit_vision.losses.yolo import YOLOLoss
+from lit_vision.tasks.checkpoints import load_task
+from lit_vision.tasks.detection import YOLODetector
+
+NAMES = ["bar", "disc"]
+SMALL: dict[str, Any] = {"backbone": "lcnet_050", "strides": [8], "width": 32, "anchors": "auto"}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    pl.seed_everything(0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """COCO data: four pictures to train of 120 x 160 and 160 x 120 with three objects each, and two to validate."""
+    root = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        (root / "images" / split).mkdir(parents=True)
+        coco: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+        coco["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(NAMES)]
+        for i in range(count):
+            height, width = ((120, 160), (160, 120))[i % 2]
+            image = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
+            for k, (x, y) in enumerate([(10, 12), (65, 20), (30, 75)]):
+                label = (i + k) % 2
+                w, h = (32, 32) if label else ((40, 24), (36, 18))[k % 2]
+                x, y = x + int(rng.integers(8)), y + int(rng.integers(8))
+                if label:
+                    cv2.circle(image, (x + 16, y + 16), 15, (230, 60, 30), -1)
+                else:
+                    cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), (30, 60, 230), -1)
+                row = {"id": len(coco["annotations"]) + 1, "image_id": i + 1, "category_id": label + 1, "iscrowd": 0}
+                coco["annotations"].append({**row, "bbox": [x, y, w, h], "area": w * h})
+            coco["images"].append({"id": i + 1, "file_name": f"{i}.png", "height": height, "width": width})
+            cv2.imwrite(str(root / "images" / split / f"{i}.png"), image)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
+    return root
+
+
+class SamePictures(DetectionDataModule):
+    """Validates on the pictures it trains on."""
+
+    def val_dataloader(self) -> Any:
+        return self._loader(self.dataset("train"))
+
+
+def data_module(
+    root: Path, kind: type[DetectionDataModule] = DetectionDataModule, **settings: Any
+) -> DetectionDataModule:
+    common = {"image_size": 96, "batch_size": 4, "num_workers": 0, "augmentation": "none"}
+    return kind(str(root), **{**common, **settings})
+
+
+def trainer(**settings: Any) -> pl.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return pl.Trainer(**quiet, enable_checkpointing=False, num_sanity_val_steps=0, **settings)  # type: ignore[arg-type]
+
+
+def test_overfits_four_pictures_and_predicts_from_the_checkpoint_alone(root: Path, tmp_path: Path) -> None:
+    data = data_module(root, SamePictures)
+    task = YOLODetector(NAMES, **SMALL, optimizer=partial(AdamW, lr=5e-3, weight_decay=0.0))
+    run = trainer(max_epochs=90, check_val_every_n_epoch=90)
+    run.fit(task, data)
+    measured = {name: float(value) for name, value in run.callback_metrics.items()}
+    assert measured["val/map_50"] > 0.9
+    assert {"val/map", "val/map_75", "val/map_small", "val/ap/bar", "val/ap/disc", "val/loss"} <= set(measured)
+
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = load_task(tmp_path / "last.ckpt")
+    assert isinstance(loaded, YOLODetector)
+    assert torch.equal(loaded.network.anchors, task.network.anchors)  # the clustered ones
+    batches = trainer().predict(loaded, data_module(root, SamePictures).val_dataloader())
+    assert batches is not None
+    predictions = [prediction for batch in batches for prediction in batch]
+    own = data.index.span(0)
+    found = predictions[0]
+    assert len(found["boxes"]) == 3  # in pixels of the original 120 x 160, in falling order of score
+    order = found["boxes"][:, :2].sum(dim=1).argsort()
+    truth = torch.from_numpy(np.array(data.index.boxes[own]))  # type: ignore[index]
+    by_place = truth[:, :2].sum(dim=1).argsort()
+    torch.testing.assert_close(found["boxes"][order], truth[by_place], atol=5.0, rtol=0)
+    assert found["labels"][order].tolist() == torch.from_numpy(data.index.labels[own])[by_place].tolist()
+    assert found["scores"].tolist() == sorted(found["scores"].tolist(), reverse=True)
+
+
+def file_objects(data: DetectionDataModule, i: int) -> dict[str, torch.Tensor]:
+    """Boxes and labels as the file has them, as a perfect prediction."""
+    own = data.index.span(i)
+    boxes, labels = np.array(data.index.boxes[own]), data.index.labels[own].astype(np.int64)  # type: ignore[index]
+    return {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels), "scores": torch.ones(len(labels))}
+
+
+class Oracle(YOLODetector):
+    """Predicts what the file says."""
+
+    def log(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_dict(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def _detections(self, decoded: Any, batch: Any, objectness: float, score: float) -> Any:
+        return [file_objects(self.source, int(i)) for i in batch["index"]]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch", "crop", "native"])
+def test_evaluation_measures_against_the_boxes_of_the_file(root: Path, fit: str) -> None:
+    """Whatever the network is shown of them: a centre crop hides parts, but nothing is left out of the truth."""
+    data = data_module(root, fit=fit, image_size=64)
+    task = Oracle(NAMES, **SMALL).eval()
+    task.source = data  # type: ignore[assignment]
+    task._evaluate(next(iter(data.val_dataloader())), task.metrics["val"], "val")  # type: ignore[arg-type]
+    values = task.metrics["val"].compute()  # type: ignore[operator]
+    assert values["map"].item() == pytest.approx(1.0)
+    assert len(torch.cat(task.metrics["val"].truth_labels)) == 6  # type: ignore[arg-type]
+
+
+def test_anchors_are_clustered_from_training_boxes_in_network_pixels(root: Path) -> None:
+    data = data_module(root)
+    sizes = data.training_box_sizes()
+    scale = 96 / 160
+    expected = {(round(w * scale, 3), round(h * scale, 3)) for w, h in ((32, 32), (40, 24), (36, 18))}
+    assert {(round(w, 3), round(h, 3)) for w, h in sizes.tolist()} == expected
+    task = YOLODetector(NAMES, **SMALL)
+    trainer(max_epochs=1, limit_train_batches=0).fit(task, data)
+    found = {(round(w, 3), round(h, 3)) for w, h in task.network.anchors[0].tolist()}
+    assert found == expected
+    wants_six = YOLODetector(NAMES, **{**SMALL, "strides": [8, 16]})
+    with pytest.raises(UserError, match="6 anchors cannot be clustered from 3 different box sizes"):
+        trainer(max_epochs=1).fit(wants_six, data)
+
+
+def test_image_size_must_be_a_multiple_of_the_stride(root: Path) -> None:
+    task = YOLODetector(NAMES, architecture="yolov3-tiny")
+    with pytest.raises(UserError, match="100 x 100 must be a multiple of 32"):
+        trainer(max_epochs=1).fit(task, data_module(root, image_size=100))
+
+
+def test_thresholds_travel_and_can_be_changed(root: Path, tmp_path: Path) -> None:
+    task = YOLODetector(NAMES, architecture="yolov3-tiny", score_threshold=0.3, nms_threshold=0.6)
+    run = trainer(max_epochs=1)
+    run.strategy.connect(task)
+    run.save_checkpoint(tmp_path / "new.ckpt")
+    loaded = load_task(tmp_path / "new.ckpt", score_threshold=0.7)
+    assert isinstance(loaded, YOLODetector)
+    assert (loaded.score_threshold, loaded.nms_threshold, loaded.objectness_threshold) == (0.7, 0.6, 0.5)
+
+
+def test_groups_put_the_neck_with_the_head_and_the_backbone_by_stage() -> None:
+    task = YOLODetector(NAMES, architecture="yolov3-tiny", loss=YOLOLoss(law="darknet"))
+    inside = {name for name, _ in task.named_parameters() if name.startswith("network.backbone.")}
+    assert len(inside) == 3 * 7
+    assert list(task.backbones) == ["network.backbone"]
+    assert task.loss.box_loss == "mse"
+
+
+def test_five_channels(root: Path) -> None:
+    task = YOLODetector(NAMES, **SMALL, in_channels=5).eval()
+    outputs = task(torch.zeros(1, 5, 64, 96, dtype=torch.uint8))
+    assert [tuple(output.shape) for output in outputs] == [(1, 21, 8, 12)]
