@@ -8,13 +8,15 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import multilabel_average_precision
 from torchmetrics.utilities import dim_zero_cat
 
+MOST_NAMED = 100  # classes; with more, a column of the log for each would drown the rest, and `confusion` has them
+
 
 class ClassificationMetrics(Metric):
     """Accuracy, top-5 accuracy, macro F1 and accuracy by class, from one confusion matrix.
 
     `compute()` gives: accuracy (share of pictures whose most probable class is right), top5 (only with more than five
     classes), f1 (mean over the classes that occur in truth or prediction), accuracy/<class> (share of the class's
-    pictures that are right, for classes that occur).
+    pictures that are right, for classes that occur; with more than 100 classes only `confusion` tells).
 
     Args:
         class_names: K names.
@@ -54,7 +56,7 @@ class ClassificationMetrics(Metric):
             values["top5"] = self.in_top5 / total
         seen = truth + guessed > 0
         values["f1"] = (2 * right[seen] / (truth + guessed)[seen]).mean()
-        for k in truth.nonzero().flatten().tolist():
+        for k in truth.nonzero().flatten().tolist() if len(truth) <= MOST_NAMED else ():
             values[f"accuracy/{self.class_names[k]}"] = right[k] / truth[k]
         return values
 
@@ -112,4 +114,5 @@ class MultiLabelMetrics(Metric):
             k = len(self.class_names)
             precision = multilabel_average_precision(probabilities, targets, num_labels=k, average="none")
             values["map"] = precision[truth > 0].mean()
-        return values | {f"accuracy/{name}": right[:, k].mean() for k, name in enumerate(self.class_names)}
+        named = enumerate(self.class_names) if len(self.class_names) <= MOST_NAMED else ()
+        return values | {f"accuracy/{name}": right[:, k].mean() for k, name in named}

@@ -83,6 +83,9 @@ class VisionTask(pl.LightningModule):
         """Name of each pretrained part within this module -> the part; what lies outside is the head."""
         raise NotImplementedError
 
+    def adapt_to(self, datamodule: Any) -> None:
+        """Takes from the data what a task can only know from it; before callbacks read `monitor`, and in `setup`."""
+
     # --- set-up -------------------------------------------------------------------------------------------------
     def setup(self, stage: str) -> None:
         """Freezes (before DDP wraps the module), sets the memory format, compiles; remembers the data's facts."""

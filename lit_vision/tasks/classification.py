@@ -108,19 +108,24 @@ class TransferClassifier(VisionTask):
             return MultiLabelMetrics(self.class_names, self.threshold)
         return ClassificationMetrics(self.class_names)
 
+    def adapt_to(self, datamodule: Any) -> None:
+        """Takes from the data whether pictures have several labels, and with them metrics and monitored metric."""
+        several = getattr(datamodule, "multi_label", None)
+        if several is None or several == self.multi_label:
+            return
+        if self.given_multi_label is not None:
+            raise UserError(
+                f"model.multi_label is {str(self.multi_label).lower()}, but the pictures of the data have "
+                f"{'any number of labels' if several else 'one label each'}: leave it out of the model's arguments."
+            )
+        self._set_multi_label(several)
+        self.hparams["multi_label"] = several
+
     def setup(self, stage: str) -> None:
-        """As for all tasks; then takes from the data whether there are several labels, and the class weights."""
+        """As for all tasks; then adapts to the data and works out the class weights."""
         super().setup(stage)
         datamodule = getattr(self.trainer, "datamodule", None)
-        several = getattr(datamodule, "multi_label", None)
-        if several is not None and several != self.multi_label:
-            if self.given_multi_label is not None:
-                raise UserError(
-                    f"model.multi_label is {str(self.multi_label).lower()}, but the pictures of the data have "
-                    f"{'any number of labels' if several else 'one label each'}: leave it out of the model's arguments."
-                )
-            self._set_multi_label(several)
-            self.hparams["multi_label"] = several
+        self.adapt_to(datamodule)
         weights = _class_weights(self.class_weights, self.class_names, getattr(datamodule, "class_counts", None))
         self.class_weight = None if weights is None else weights.to(self.device)
 

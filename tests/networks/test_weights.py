@@ -123,14 +123,14 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_features_refuse_layers_that_their_network_does_not_have(tmp_path: Path) -> None:
-    source = create_features("mobilenetv1_025", out_indices=(0, 1, 2))  # without the last blocks
-    tensors = dict(create_classifier("mobilenetv1_025", 4).state_dict())
+    source = create_features("test_resnet", out_indices=(0, 1))  # without the last layers
+    tensors = dict(create_classifier("test_resnet", 4).state_dict())
     torch.save(tensors, tmp_path / "whole.pth")
     notes = load_weights(source, tmp_path / "whole.pth")
     assert len(notes) == 1
     assert "after the last feature are left out" in notes[0]
-    torch.save({**tensors, "blocks.9.0.conv.weight": torch.ones(1)}, tmp_path / "more.pth")
-    with pytest.raises(UserError, match=r"1 of the file's are unknown to it \(blocks.9.0.conv.weight\)"):
+    torch.save({**tensors, "layer9.0.conv.weight": torch.ones(1)}, tmp_path / "more.pth")
+    with pytest.raises(UserError, match=r"1 of the file's are unknown to it \(layer9.0.conv.weight\)"):
         load_weights(source, tmp_path / "more.pth")
 
 
