@@ -71,14 +71,25 @@ class InstanceMetrics(Metric):
         found = match(*there, *given, None if ignored is None else ignored.cpu().numpy())
         columns = [kinds, found.shared, found.joined, found.void, *found.outcomes.T]
         rows = np.stack([np.asarray(column, np.int64) for column in columns], 1)
-        self.images.append(torch.tensor([[index, len(labels), len(truth_labels)]], device=self.device))
-        self.predictions.append(torch.from_numpy(rows).to(self.device))
-        self.scores.append(scores.float().to(self.device))
-        self.truths.append(truth_labels.long().to(self.device))
+        image = torch.tensor([[index, len(labels), len(truth_labels)]])
+        self._append(image, torch.from_numpy(rows), scores.float(), truth_labels.long())
+
+    def _append(self, images: Tensor, predictions: Tensor, scores: Tensor, truths: Tensor) -> None:
+        self.images.append(images.to(self.device))
+        self.predictions.append(predictions.to(self.device))
+        self.scores.append(scores.to(self.device))
+        self.truths.append(truths.to(self.device))
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """As torchmetrics, but a process that has seen no image takes part with empty states instead of failing."""
+        if len(self.images) == 0:
+            empty = torch.zeros(0, dtype=torch.int64)
+            self._append(empty.view(0, 3), empty.view(0, OUTCOMES + len(THRESHOLDS)), empty.float(), empty)
+        super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
         """{"ap", "ap_50", "ap_75", "pq", "sq", "rq", "count_error"}: float64 scalars; 0 where nothing was to find."""
-        if not self.images:
+        if len(self.images) == 0:
             raise ValueError("InstanceMetrics has seen no image")
         rows, scores, truths, images = self._rows()
         precision = [

@@ -126,7 +126,7 @@ class InstanceSegmenter(VisionTask):
         loss: Tensor = self.loss(pixels, batch["mask"]) + self.border_loss(border, batch["border"])
         return loss
 
-    def _evaluate(self, batch: InstanceBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Tensor]]:
+    def _evaluate(self, batch: InstanceBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Any]]:
         pixels, border = self(batch["image"])
         self.log_loss(stage, self._loss(pixels, border, batch), len(batch["image"]))
         predictions = []

@@ -84,7 +84,7 @@ class SemanticSegmenter(VisionTask):
         self.log_loss("train", loss, len(batch["image"]))
         return loss
 
-    def _evaluate(self, batch: SegmentationBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Tensor]]:
+    def _evaluate(self, batch: SegmentationBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Any]]:
         logits = self(batch["image"]).float()  # (B, K, H, W)
         self.log_loss(stage, self.loss(logits, batch["mask"]), len(logits))
         metrics.update(logits.argmax(1), batch["mask"])

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -214,3 +216,30 @@ def test_components_of_noise_are_measured_without_a_limit_on_their_number() -> N
     values = measure([single(truth, truth, [0.5] * truth.max())])
     assert truth.max() > 300
     assert (values["ap"], values["pq"]) == (1.0, 1.0)
+
+
+def share_of_a_process(rank: int, address: str, shares: list[list[int]], results: Any) -> None:
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    metric = InstanceMetrics(CLASSES)
+    for i in shares[rank]:
+        truth, labels, predicted, kinds, scores, void = (torch.from_numpy(array) for array in picture(i))
+        metric.update(i, predicted, kinds, scores, truth, labels, void)
+    results[rank] = {key: float(value) for key, value in metric.compute().items()}
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: a spawned process cannot import a test file")
+@pytest.mark.parametrize("shares", [[[0, 2, 4], [1, 3, 0]], [[0, 1], []]])  # one comes twice; nothing for the second
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path, shares: list[list[int]]) -> None:
+    context = torch.multiprocessing.get_context("fork")
+    with context.Manager() as manager:
+        results = manager.dict()
+        meeting = f"file://{tmp_path / 'meeting'}"
+        arguments = [(rank, meeting, shares, results) for rank in range(2)]
+        processes = [context.Process(target=share_of_a_process, args=given) for given in arguments]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        whole = measure([picture(i) for i in sorted({*shares[0], *shares[1]})])
+        assert dict(results) == dict.fromkeys(range(2), whole)
