@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from lit_vision.data.formats import coco, read, voc, yolo
 from lit_vision.data.formats.files import nearest
@@ -80,11 +81,12 @@ def _from_label_maps(index: Index) -> Index:
     for i in range(len(index)):
         instances, classes, _ = rasterise(index, i, size_of(index, i))
         counts.append(len(classes))
-        for k, label in enumerate(classes.tolist()):
-            mask = instances == k + 1
-            labels.append(label)
-            segments.append(encode_rle(mask))
-            boxes.append(mask_box(mask))
+        labels += classes.tolist()
+        for k, (rows, columns) in enumerate(find_objects(instances)):
+            canvas = np.zeros(instances.shape, np.uint8, order="F")
+            canvas[rows, columns] = instances[rows, columns] == k + 1
+            segments.append(encode_rle(canvas))
+            boxes.append((columns.start, rows.start, columns.stop, rows.stop))
     offsets = np.concatenate([[0], np.cumsum(np.array(counts, np.int64))]).astype(np.int64)
     bare = replace(index, mask_kind="none", masks=None, class_masks=None, offsets=offsets)
     return _placed(replace(bare, labels=np.array(labels, np.int32)), segments, boxes)

@@ -1,17 +1,18 @@
 """Annotations of one image as pixels: a label map of its objects, or a class mask."""
 
 from collections.abc import Iterator
-from typing import cast
+from typing import TypeVar, cast
 
 import cv2
 import numpy as np
 
 from lit_vision.data.decode import read_label_map, read_mask
 from lit_vision.data.index import FILE, POLYGONS, RLE, Index
-from lit_vision.data.rle import decode_rle, polygon_mask
+from lit_vision.data.rle import pixels_of, polygon_rle
 from lit_vision.errors import UserError
-from lit_vision.types import IGNORE_INDEX, BoolArray, Int32Array, Int64Array, UInt8Array
+from lit_vision.types import IGNORE_INDEX, BoolArray, FloatArray, Int32Array, Int64Array, UInt8Array
 
+AnyArray = TypeVar("AnyArray", Int32Array, BoolArray)
 CROWD = -1
 BACKGROUND = "background"
 
@@ -38,26 +39,31 @@ def rasterise(index: Index, i: int, size: tuple[int, int]) -> tuple[Int32Array, 
     if index.mask_kind == "instances":
         instances, labels = _from_label_map(index, i, size)
         return instances, labels, np.zeros(size, np.bool_)
-    objects = list(object_masks(index, i, size))
-    crowd = np.zeros(size, np.bool_)
-    instances = np.zeros(size, np.int32)
-    solid: list[tuple[int, BoolArray]] = []
-    for k, mask in objects:
+    height, width = size
+    crowd, instances = np.zeros(height * width, np.bool_), np.zeros(height * width, np.int32)
+    solid: list[tuple[int, Int64Array]] = []
+    for k, pixels in object_pixels(index, i, size):
         if index.crowd is not None and index.crowd[k]:
-            crowd |= mask
+            crowd[pixels] = True
         else:
-            solid.append((k, mask))
-    areas = [int(mask.sum()) for _, mask in solid]
-    for number in sorted(range(len(solid)), key=lambda n: (-areas[n], n)):
+            solid.append((k, pixels))
+    for number in sorted(range(len(solid)), key=lambda n: (-len(solid[n][1]), n)):
         instances[solid[number][1]] = number + 1
     instances, kept = renumber(instances)
     instances[crowd & (instances == 0)] = CROWD
     labels = index.labels[[k for k, _ in solid]].astype(np.int64) if solid else np.zeros(0, np.int64)
-    return instances, labels[kept - 1], crowd
+    return _upright(instances, size), labels[kept - 1], _upright(crowd, size)
 
 
-def object_masks(index: Index, i: int, size: tuple[int, int]) -> Iterator[tuple[int, BoolArray]]:
-    """Position in the index's objects and (H, W) mask of each object of image i that has an outline.
+def _upright(columns: AnyArray, size: tuple[int, int]) -> AnyArray:
+    """(H, W) from pixels in the order of run lengths: down the columns."""
+    return np.ascontiguousarray(columns.reshape(size[1], size[0]).T)
+
+
+def object_pixels(index: Index, i: int, size: tuple[int, int]) -> Iterator[tuple[int, Int64Array]]:
+    """Position in the index's objects, and places of the pixels, of each object of image i that has an outline.
+
+    Pixel (y, x) has the place x * H + y, as in run lengths; small objects in large images then cost little.
 
     Raises:
         UserError: an object's mask file is missing, damaged or of another size.
@@ -67,19 +73,15 @@ def object_masks(index: Index, i: int, size: tuple[int, int]) -> Iterator[tuple[
     span = index.span(i)
     for k in range(span.start, span.stop):
         kind, raw = int(index.segment_kinds[k]), index.segments.raw(k)
-        if kind == POLYGONS:
-            yield k, polygon_mask(np.frombuffer(raw, np.float32).reshape(-1, 2), size)
-        elif kind == RLE:
-            yield k, _decoded(index, i, raw, size)
-        elif kind == FILE:
-            yield k, object_file(index, raw.decode(), size)
-
-
-def _decoded(index: Index, i: int, raw: bytes, size: tuple[int, int]) -> BoolArray:
-    try:
-        return decode_rle(raw, size)
-    except ValueError as error:
-        raise UserError(f"{index.path(i)}: the run lengths of an object do not fit it: {error}.") from None
+        if kind == FILE:
+            yield k, np.flatnonzero(object_file(index, raw.decode(), size).T)
+        elif kind in (POLYGONS, RLE):
+            points: FloatArray = np.frombuffer(raw if kind == POLYGONS else b"", np.float32).reshape(-1, 2)
+            compressed = polygon_rle(points, size) if kind == POLYGONS else raw
+            try:
+                yield k, pixels_of(compressed, size)
+            except ValueError as error:
+                raise UserError(f"{index.path(i)}: an object's run lengths do not fit it: {error}.") from None
 
 
 def object_file(index: Index, file: str, size: tuple[int, int]) -> BoolArray:

@@ -93,15 +93,28 @@ def _fills(segment: bytes, area: int) -> bool:
     return True
 
 
-def decode_rle(compressed: bytes, size: tuple[int, int]) -> BoolArray:
-    """(H, W) mask from compressed counts.
+def pixels_of(compressed: bytes, size: tuple[int, int]) -> Int64Array:
+    """Places of a mask's pixels, rising, where pixel (y, x) of an image of height H is at x * H + y.
 
     Raises:
         ValueError: the counts are malformed or of another size.
     """
     counts = counts_of(compressed)
     check_counts(counts, size)
-    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    ends = np.cumsum(counts)[1::2]
+    lengths = counts[1::2]
+    # Each run's places are its start and up; the running number of all pixels is taken off the start beforehand.
+    return np.repeat(ends - np.cumsum(lengths), lengths) + np.arange(int(lengths.sum()))
+
+
+def decode_rle(compressed: bytes, size: tuple[int, int]) -> BoolArray:
+    """(H, W) mask from compressed counts.
+
+    Raises:
+        ValueError: the counts are malformed or of another size.
+    """
+    flat = np.zeros(size[0] * size[1], np.bool_)
+    flat[pixels_of(compressed, size)] = True
     return np.ascontiguousarray(flat.reshape(size[1], size[0]).T)
 
 
@@ -138,10 +151,7 @@ def join_rings(rings: list[npt.NDArray[np.float64]] | list[FloatArray]) -> Float
     return np.concatenate(parts[1:]) if parts else np.zeros((0, 2), np.float32)
 
 
-def polygon_mask(points: FloatArray, size: tuple[int, int]) -> BoolArray:
-    """(H, W) mask of an outline; rings are united, as in COCO, and pixels equal pycocotools'."""
+def polygon_rle(points: FloatArray, size: tuple[int, int]) -> bytes:
+    """Compressed counts of an outline; rings are united, as in COCO, and pixels equal pycocotools'."""
     rings = [ring.astype(np.float64).ravel().tolist() for ring in split_rings(points)]
-    if not rings:
-        return np.zeros(size, np.bool_)
-    merged = coco_mask.merge(coco_mask.frPyObjects(rings, *size))
-    return np.ascontiguousarray(coco_mask.decode(merged)).astype(np.bool_)
+    return _counts(coco_mask.merge(coco_mask.frPyObjects(rings, *size)))

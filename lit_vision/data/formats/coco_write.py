@@ -9,7 +9,7 @@ import numpy as np
 
 from lit_vision.data.formats.output import new_folder, place_image, size_of, unique_names
 from lit_vision.data.index import POLYGONS, RLE, Index
-from lit_vision.data.rle import counts_of, polygon_mask, split_rings
+from lit_vision.data.rle import counts_of, polygon_rle, split_rings
 from lit_vision.types import SPLITS, FloatArray
 
 __all__ = ["write"]
@@ -70,7 +70,7 @@ def _segmentation(index: Index, k: int, size: tuple[int, int]) -> tuple[Any, flo
     raw = index.segments.raw(k) if index.segments is not None else b""
     if kind == POLYGONS:
         points: FloatArray = np.frombuffer(raw, np.float32).reshape(-1, 2)
-        area = float(polygon_mask(points, size).sum())
+        area = float(counts_of(polygon_rle(points, size))[1::2].sum())
         return [ring.astype(np.float64).ravel().tolist() for ring in split_rings(points)], area
     if kind == RLE:
         return {"size": list(size), "counts": raw.decode()}, float(counts_of(raw)[1::2].sum())

@@ -38,10 +38,12 @@ def mask_polygons(mask: BoolArray) -> list[FloatArray]:
     3 x 3 block at twice the scale, sharing its rim with its neighbours: centres of the rim are then corners of pixels.
     Holes are not part of an outline.
     """
-    height, width = mask.shape
+    x1, y1, x2, y2 = (int(edge) for edge in mask_box(mask))
+    height, width = y2 - y1, x2 - x1
     grid = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
-    grid[1::2, 1::2] = mask
+    grid[1::2, 1::2] = mask[y1:y2, x1:x2]
     grid = cv2.dilate(grid, np.ones((3, 3), np.uint8)).astype(np.uint8)
     contours = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    rings: list[FloatArray] = [contour[:, 0].astype(np.float32) / np.float32(2) for contour in contours]
+    corner = np.array([x1, y1], np.float32)
+    rings: list[FloatArray] = [contour[:, 0].astype(np.float32) / np.float32(2) + corner for contour in contours]
     return sorted(rings, key=lambda ring: -float(cv2.contourArea(ring)))

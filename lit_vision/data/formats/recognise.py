@@ -90,5 +90,6 @@ def _checked(reader: Callable[..., Index], format: str, options: dict[str, Any])
         try:
             msgspec.convert(value, hints[name])
         except msgspec.ValidationError as error:
-            raise UserError(f"The option {name} of the format {format} is {value!r}: {error}.") from None
+            words = str(error).replace("array", "list").replace("`object", "`mapping")  # YAML's names, not JSON's
+            raise UserError(f"The option {name} of the format {format} is {value!r}: {words}.") from None
     return options

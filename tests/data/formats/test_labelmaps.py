@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+
+from lit_vision.data.formats import labelmaps
+from lit_vision.data.rasterise import rasterise
+from lit_vision.errors import UserError
+
+MAP = np.array([[0, 7, 7, 0], [300, 300, 0, 2]], np.uint16)
+
+
+def picture(path: Path, pixels: np.ndarray) -> None:  # type: ignore[type-arg]  # any depth
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_label_maps_are_renumbered(tmp_path: Path, kind: str) -> None:
+    picture(tmp_path / "images/train/a.png", np.zeros((2, 4, 3), np.uint8))
+    (tmp_path / "labels/train").mkdir(parents=True)
+    if kind == "png":
+        picture(tmp_path / "labels/train/a.png", MAP)
+    else:
+        tifffile.imwrite(tmp_path / "labels/train/a.tif", MAP)
+    index = labelmaps.read(tmp_path)
+    assert index.class_names == ("object",)
+    assert index.splits.tolist() == [0]
+    instances, labels, crowd = rasterise(index, 0, (2, 4))
+    assert instances.tolist() == [[0, 2, 2, 0], [3, 3, 0, 1]]
+    assert labels.tolist() == [0, 0, 0]
+    assert not crowd.any()
+
+
+def test_class_by_vote(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png", np.zeros((2, 4, 3), np.uint8))
+    picture(tmp_path / "labels/a.png", MAP)
+    # Object 7: one vote for class 1, ignored 255; object 300: two for class 0; object 2: class 1.
+    picture(tmp_path / "classes/a.png", np.array([[0, 2, 255, 0], [1, 1, 0, 2]], np.uint8))
+    index = labelmaps.read(tmp_path, classes=["round", "long"])
+    assert rasterise(index, 0, (2, 4))[1].tolist() == [1, 1, 0]
+    picture(tmp_path / "classes/a.png", np.zeros((2, 4), np.uint8))
+    with pytest.raises(UserError, match=r"classes/a.png gives object 1 no class"):
+        rasterise(index, 0, (2, 4))
+    picture(tmp_path / "classes/a.png", np.full((2, 4), 3, np.uint8))
+    with pytest.raises(UserError, match=r"classes/a.png has the value 3, but there are 2 classes"):
+        rasterise(index, 0, (2, 4))
+
+
+def test_several_classes_need_class_masks(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png", np.zeros((2, 4, 3), np.uint8))
+    picture(tmp_path / "instances/a.png", MAP)
+    with pytest.raises(UserError, match="no folder classes/"):
+        labelmaps.read(tmp_path, classes=["a", "b"])
+    (tmp_path / "classes").mkdir()
+    assert labelmaps.read(tmp_path, classes=["a", "b"]).problems == (
+        "instances/a.png has no class mask classes/a.png: add it.",
+    )
+
+
+def test_one_file_per_object(tmp_path: Path) -> None:
+    for name in ("x1", "x2"):
+        picture(tmp_path / f"stage1_train/{name}/images/{name}.png", np.zeros((2, 4, 3), np.uint8))
+    (tmp_path / "stage1_train/x2/masks").mkdir()
+    left, right = np.zeros((2, 2, 4), np.uint8)
+    left[:, 0], right[:, 1:] = 255, 255
+    picture(tmp_path / "stage1_train/x1/masks/1.png", left)
+    picture(tmp_path / "stage1_train/x1/masks/2.png", right)
+    index = labelmaps.read(tmp_path, classes=["nucleus"])
+    assert index.files.texts() == ["stage1_train/x1/images/x1.png", "stage1_train/x2/images/x2.png"]
+    assert index.offsets.tolist() == [0, 2, 2]
+    assert rasterise(index, 0, (2, 4))[0].tolist() == [[1, 2, 2, 2], [1, 2, 2, 2]]
+    assert rasterise(index, 1, (2, 4))[0].max() == 0
+    with pytest.raises(UserError, match="name one class, not 2"):
+        labelmaps.read(tmp_path, classes=["a", "b"])
+
+
+def test_two_images_in_a_sample(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        picture(tmp_path / f"x/images/{name}.png", np.zeros((2, 4, 3), np.uint8))
+    (tmp_path / "x/masks").mkdir()
+    assert labelmaps.read(tmp_path).problems == ("x/images holds 2 images: there must be exactly one.",)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no label maps"):
+        labelmaps.read(tmp_path)

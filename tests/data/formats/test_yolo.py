@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lit_vision.data.formats import yolo
+from lit_vision.data.formats.yolo_files import label_path
+from lit_vision.data.index import NO_SEGMENT, POLYGONS
+from lit_vision.errors import UserError
+
+YAML = "path: .\ntrain: images/train\nnames: [cat, dog]\n"
+
+
+def make(root: Path, labels: str | None, yaml: str = YAML, stem: str = "a", split: str = "train") -> Path:
+    (root / "images" / split).mkdir(parents=True, exist_ok=True)
+    (root / "labels" / split).mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(root / "images" / split / f"{stem}.png"), np.zeros((50, 100, 3), np.uint8))
+    if labels is not None:
+        (root / "labels" / split / f"{stem}.txt").write_text(labels)
+    (root / "data.yaml").write_text(yaml)
+    return root
+
+
+def test_boxes_and_polygons_in_pixels(tmp_path: Path) -> None:
+    index = yolo.read(make(tmp_path, "1 0.5 0.5 0.2 0.4\n0 0.1 0.2 0.3 0.2 0.3 0.6\n\n"))
+    assert index.boxes is not None
+    assert index.boxes.tolist() == [[40, 15, 60, 35], [10, 10, 30, 30]]
+    assert index.labels.tolist() == [1, 0]
+    assert index.segment_kinds is not None
+    assert index.segments is not None
+    assert index.segment_kinds.tolist() == [NO_SEGMENT, POLYGONS]
+    assert np.frombuffer(index.segments.raw(1), np.float32).tolist() == [10, 10, 30, 10, 30, 30]
+    assert index.sizes.tolist() == [[50, 100]]
+    assert index.files.texts() == ["images/train/a.png"]
+
+
+def test_missing_and_empty_label_files_are_ordinary(tmp_path: Path) -> None:
+    make(tmp_path, None, stem="a")
+    index = yolo.read(make(tmp_path, "", stem="b"))
+    assert index.offsets.tolist() == [0, 0, 0]
+    assert index.problems == ()
+
+
+def test_names_as_dict_lists_of_folders_and_list_files(tmp_path: Path) -> None:
+    make(tmp_path, "0 0.5 0.5 1 1\n", split="one")
+    make(tmp_path, None, split="two")
+    yaml = "train: [images/one, images/two]\nval: val.txt\nnames: {1: dog, 0: cat}\nnc: 2\n"
+    make(tmp_path, "1 0.5 0.5 1 1\n", yaml, stem="b", split="three")
+    (tmp_path / "val.txt").write_text("./images/three/b.png\n\n")
+    index = yolo.read(tmp_path)
+    assert index.class_names == ("cat", "dog")
+    assert index.files.texts() == ["images/one/a.png", "images/two/a.png", "images/three/b.png"]
+    assert index.splits.tolist() == [0, 0, 1]
+    assert index.labels.tolist() == [0, 1]
+
+
+def test_path_of_another_machine_is_the_yaml_folder(tmp_path: Path) -> None:
+    index = yolo.read(make(tmp_path, None, YAML.replace("path: .", "path: /not/on/this/machine")))
+    assert len(index) == 1
+
+
+def test_every_bad_line_is_named(tmp_path: Path) -> None:
+    lines = [
+        "0 0.5 0.5 0.2 0.2",
+        "2 0.5 0.5 0.2 0.2",
+        "x 0 0 0 0",
+        "0.5 0.5 0.5 0.2 0.2",
+        "0 0.5 0.5 0.2",
+        "0 1 1 1 1 1",
+    ]
+    lines += ["0 320 240 10 10", "0 nan 0.5 0.1 0.1", "0 0.5 0.5 0 0.1", "0 1.5 0.5 0.1 0.1", "-1 0.5 0.5 0.1 0.1"]
+    index = yolo.read(make(tmp_path, "\n".join(lines)))
+    assert len(index.labels) == 1
+    expected = [
+        "class 2 is not in names, which has 0 to 1",
+        "'x 0 0 0 0' holds something that is not a number",
+        "the class 0.5 is not a whole number",
+        "4 numbers are neither a box",
+        "6 numbers are neither a box",
+        "320 is not a fraction",
+        "a coordinate is not a number",
+        "the box's width 0 and height 0.1 must be above 0",
+        "the box lies wholly outside the image",
+        "class -1 is not in names",
+    ]
+    assert len(index.problems) == len(expected)
+    for number, (problem, words) in enumerate(zip(index.problems, expected, strict=True), 2):
+        assert problem.startswith(f"labels/train/a.txt, line {number}: ")
+        assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("yaml", "words"),
+    [
+        ("train: images/train\n", "data.yaml has no names"),
+        ("names: [a, a]\ntrain: images/train\n", "names has 'a' twice"),
+        ("names: {0: a, 2: b}\ntrain: images/train\n", "keys of names must be 0 to 1"),
+        ("names: [a]\nnc: 2\ntrain: images/train\n", "nc is 2 but names has 1"),
+        ("names: [a]\n", "neither train nor val"),
+        ("names: [a\ntrain: x", "data.yaml is not YAML"),
+        ("names: 3\ntrain: images/train\n", "names must be a list"),
+    ],
+)
+def test_bad_yaml(tmp_path: Path, yaml: str, words: str) -> None:
+    make(tmp_path, None, yaml)
+    with pytest.raises(UserError, match=words):
+        yolo.read(tmp_path, data="data.yaml")
+
+
+def test_missing_folder_is_a_problem(tmp_path: Path) -> None:
+    index = yolo.read(make(tmp_path, None, YAML + "val: images/nowhere\n"))
+    assert index.problems[0].startswith("data.yaml: val is images/nowhere, but there is no folder")
+
+
+def test_the_last_images_folder_becomes_labels() -> None:
+    assert label_path(Path("/images/x/images/train/a.b.jpg")) == Path("/images/x/labels/train/a.b.txt")
+    assert label_path(Path("/x/a.jpg")) == Path("/x/a.txt")

@@ -1,0 +1,191 @@
+import hashlib
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lit_vision.data.check import Task, check
+from lit_vision.data.formats import read
+from lit_vision.data.index import Index
+from lit_vision.errors import DataError
+
+
+def picture(path: Path, values: object = 0, size: tuple[int, int] = (8, 10)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.broadcast_to(np.asarray(values, np.uint8), size).copy())
+    return path
+
+
+def problems(index: Index, task: Task) -> list[str]:
+    with pytest.raises(DataError) as error:
+        check(index, task)
+    return list(error.value.problems)
+
+
+def fingerprint(root: Path) -> dict[str, tuple[str, int]]:
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns) for path in files}
+
+
+def classes(root: Path) -> Path:
+    for part in ("train", "val"):
+        for name in "ab":
+            picture(root / part / name / "1.png")
+    return root
+
+
+def masks(root: Path) -> Path:
+    for part in ("train", "val"):
+        picture(root / "images" / part / "1.png")
+        picture(root / "masks" / part / "1.png", np.arange(80).reshape(8, 10) % 2)
+    (root / "classes.json").write_text('{"classes": ["a", "b"]}')
+    return root
+
+
+def coco(root: Path, **row: object) -> Path:
+    for number, part in enumerate(("train", "val")):
+        picture(root / "images" / part / "1.png")
+        image = {"id": 1, "file_name": "1.png", "width": 10, "height": 8}
+        annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]} | (row if number == 0 else {})
+        data = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "cat"}]}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / f"annotations/instances_{part}.json").write_text(json.dumps(data))
+    return root
+
+
+def test_a_sound_data_set_passes_and_nothing_is_touched(tmp_path: Path) -> None:
+    root = masks(tmp_path)
+    before = fingerprint(root)
+    calls: list[tuple[int, int]] = []
+    index = check(read(root), "segmentation", progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]
+    assert index.sizes.tolist() == [[8, 10], [8, 10]]
+    assert fingerprint(root) == before
+
+
+def test_bad_files_are_all_named(tmp_path: Path) -> None:
+    root = classes(tmp_path)
+    index = read(root)
+    (root / "train/a/1.png").unlink()
+    (root / "train/b/1.png").write_bytes(b"")
+    whole = (root / "val/a/1.png").read_bytes()
+    (root / "val/a/1.png").write_bytes(whole[: len(whole) // 2])
+    (root / "val/b/1.png").write_text("not an image")
+    before = fingerprint(root)
+    found = problems(index, "classification")
+    assert len(found) == 4
+    for name, problem in zip(("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png"), found, strict=True):
+        assert name in problem
+    assert fingerprint(root) == before
+
+
+def test_mask_of_another_size(tmp_path: Path) -> None:
+    path = picture(masks(tmp_path) / "masks/train/1.png", 1, (8, 9))
+    found = problems(read(tmp_path), "segmentation")
+    assert found == [f"{path} is 9 x 8, but its image is 10 x 8: make the mask as large as the image."]
+
+
+def test_mask_values_beyond_the_classes(tmp_path: Path) -> None:
+    values = np.zeros((8, 10), np.uint8)
+    values[0, :3] = (1, 2, 255)
+    path = picture(masks(tmp_path) / "masks/train/1.png", values)
+    found = problems(read(tmp_path), "segmentation")
+    assert found[0].startswith(f"{path} has the value 2, but there are 2 classes, 0 to 1: correct the mask")
+    assert len(found) == 1
+    assert check(read(tmp_path, ignore_index=2), "segmentation").ignore_index == 2
+
+
+def test_classes_the_training_split_never_shows(tmp_path: Path) -> None:
+    root = classes(tmp_path)
+    (root / "train/b/1.png").unlink()
+    found = problems(read(root), "classification")
+    assert len(found) == 1
+    assert "the training split never shows b: add examples" in found[0]
+    index = check(read(root), "classification", missing_classes="note")
+    assert "never shows b" in index.notes[-1]
+
+
+def test_mask_classes_never_shown(tmp_path: Path) -> None:
+    picture(masks(tmp_path) / "masks/train/1.png", 0)
+    assert "the training split never shows b" in problems(read(tmp_path), "segmentation")[0]
+
+
+def test_empty_split_and_duplicates(tmp_path: Path) -> None:
+    index = read(classes(tmp_path))
+    assert any("no images in its val split" in text for text in problems(index.with_splits([0] * 4), "classification"))
+    assert any(
+        "no images in its train split" in text for text in problems(index.with_splits([1] * 4), "classification")
+    )
+    assert any("any split" in text for text in problems(index.with_splits([-1] * 4), "classification"))
+    assert len(check(index.with_splits([2] * 4), "classification")) == 4
+    (tmp_path / "x.csv").write_text("path,label,split\ntrain/a/1.png,a,train\n./train/a/1.png,a,val\n")
+    found = problems(read(tmp_path, "csv"), "classification")
+    assert found == ["./train/a/1.png is there twice, in the train and the val split: keep one of them."]
+
+
+def test_problems_of_the_reader_and_of_the_files_come_together(tmp_path: Path) -> None:
+    root = coco(tmp_path, bbox=[3, 3, -1, 2])
+    (root / "images/val/1.png").write_bytes(b"")
+    found = problems(read(root), "detection")
+    assert len(found) == 3
+    assert found[0].startswith("annotations/instances_train.json: annotation 1 of 1.png: its box")
+    assert "images/val/1.png" in found[1]
+    assert "never shows cat" in found[2]
+
+
+def test_sizes_that_contradict_the_image(tmp_path: Path) -> None:
+    root = coco(tmp_path)
+    picture(root / "images/train/1.png", size=(10, 8))
+    found = problems(read(root), "detection")
+    assert found[0].startswith(f"{root / 'images/train/1.png'} is 8 x 10 (upright), but its annotations are for 10 x 8")
+
+
+def test_boxes_are_checked_once_sizes_are_known(tmp_path: Path) -> None:
+    for part, box in (("train", (20, 1, 22, 2)), ("val", (1, 1, 11, 8))):
+        picture(tmp_path / f"JPEGImages/{part}.png")
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        corners = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+        xml = f"<annotation><object><name>cat</name><bndbox>{corners}</bndbox></object></annotation>"
+        (tmp_path / f"Annotations/{part}.xml").write_text(xml)
+    index = read(tmp_path, "voc")
+    found = problems(index.with_splits([0, 1]), "detection")
+    assert found[0].startswith("JPEGImages/train.png: object 1: its box (19, 0, 22, 2) lies wholly outside the image")
+    assert len(found) == 1
+    index = check(index.with_splits([-1, 2]), "detection")
+    assert index.boxes is not None
+    assert index.boxes[1].tolist() == [0, 0, 10, 8]
+    assert "1 of 2 boxes stuck out" in index.notes[-1]
+
+
+def test_a_format_that_lacks_what_the_task_needs(tmp_path: Path) -> None:
+    assert "read as coco, does not hold what instances needs" in problems(read(coco(tmp_path)), "instances")[0]
+    assert "does not hold what classification needs" in problems(read(tmp_path), "classification")[0]
+    outlined = coco(tmp_path, segmentation=[[1, 1, 3, 1, 3, 3]])
+    assert "1 of 2 objects have no outline, the first in images/val/1.png" in problems(read(outlined), "instances")[0]
+
+
+def test_label_maps_and_object_files(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        picture(tmp_path / f"maps/images/{part}/1.png")
+        picture(tmp_path / f"maps/labels/{part}/1.png", 1)
+        picture(tmp_path / f"files/{part}/x/images/1.png")
+        picture(tmp_path / f"files/{part}/x/masks/1.png", 255)
+    assert len(check(read(tmp_path / "maps", "labelmaps"), "instances")) == 2
+    assert len(check(read(tmp_path / "files"), "instances")) == 2
+    wrong = picture(tmp_path / "maps/labels/train/1.png", 1, (3, 3))
+    assert problems(read(tmp_path / "maps", "labelmaps"), "instances")[0].startswith(f"{wrong} is 3 x 3")
+    empty = picture(tmp_path / "files/val/x/masks/1.png", 0)
+    assert problems(read(tmp_path / "files"), "instances")[0].startswith(f"{empty} has no pixel that is not 0")
+
+
+def test_twenty_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
+    for k in range(25):
+        picture(tmp_path / "train/a" / f"{k}.png").write_bytes(b"")
+        picture(tmp_path / "val/a" / f"{k}.png")
+    with pytest.raises(DataError) as error:
+        check(read(tmp_path, "folder"), "classification")
+    lines = str(error.value).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "... and 5 more problems"
