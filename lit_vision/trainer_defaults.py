@@ -23,7 +23,17 @@ from lit_vision.callbacks.results import PredictionFiles
 from lit_vision.run_folder import RunFolder
 
 REFRESH = 10  # steps between two draws of the progress bar
-NOISE = ("litlogger", "to estimate number of stepping batches", "litmodels", "💡", "srun", "Seed set to", "LeafSpec", "GPU available", "TPU available")
+NOISE = (
+    "litlogger",
+    "to estimate number of stepping batches",
+    "litmodels",
+    "💡",
+    "srun",
+    "Seed set to",
+    "LeafSpec",
+    "GPU available",
+    "TPU available",
+)
 LOGS = (
     "pytorch_lightning.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",

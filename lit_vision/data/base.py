@@ -144,10 +144,16 @@ class VisionDataModule(pl.LightningDataModule):
             positions = self.index.indices("val")
         if len(positions) == 0:
             raise DataError([f"{self.root} has no {split} split: set data.val_fraction (such as 0.2) or split_files"])
-        augmentation = self.augmentation if augmented and isinstance(self.augmentation, Augmentation) else None
+        augmentation = self._augmentation() if augmented else None
         extra = self.transforms if augmented else []
         transform = Transform(self.image_size, self.fit, augmentation, extra)
         return self.make_dataset(positions=positions, transform=transform, seed=self.seed if augmented else None)
+
+    def _augmentation(self) -> Augmentation | None:
+        if isinstance(self.augmentation, Augmentation):
+            return self.augmentation
+        # Without any augmentation, native training still needs crops of one size to make batches.
+        return Augmentation(flip=0.0) if self.fit == "native" else None
 
     def make_dataset(self, **settings: Any) -> VisionDataset:
         """A task's own dataset over `self.index`."""
