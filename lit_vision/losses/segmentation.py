@@ -16,7 +16,7 @@ from lit_vision.types import IGNORE_INDEX
 
 
 class SegmentationLoss(nn.Module):
-    """Base of the losses below: subclasses say what a batch with at least one known pixel costs.
+    """Base of the losses below: subclasses write `cost`.
 
     Args:
         ignore_index: mask value of pixels that do not count.
@@ -28,13 +28,10 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """(B, K, H, W) logits and (B, H, W) mask in, scalar out."""
-        logits = logits.float()
-        if not bool((mask != self.ignore_index).any()):
-            return (logits * 0.0).sum()  # keeps the graph: every process of DDP must have a gradient
-        return self.cost(logits, mask)
+        return self.cost(logits.float(), mask)
 
     def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """The loss itself; float32 logits and at least one pixel that counts."""
+        """The loss itself; 0, but part of the graph, where no pixel counts: each process of DDP needs a gradient."""
         raise NotImplementedError
 
 
@@ -67,9 +64,9 @@ class CrossEntropyLoss(SegmentationLoss):
             raise UserError(
                 f"class_weights has {len(weights)} values, but the network tells {logits.shape[1]} classes apart"
             )
-        counted = mask[mask != self.ignore_index]
-        size = counted.numel() if weights is None else weights[counted].sum().clamp_min(1e-12)
-        return self.total(logits, mask) / size
+        known = mask != self.ignore_index  # no selection by it: that would wait for the GPU at every step
+        size = known if weights is None else weights[torch.where(known, mask, 0)] * known
+        return self.total(logits, mask) / size.sum().clamp_min(1e-12)
 
     def total(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Weighted sum over pixels."""
@@ -145,12 +142,10 @@ class LovaszLoss(SegmentationLoss):
 
     def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Mean over classes; images without a pixel that counts are left out."""
-        logits = two_classes(logits)
-        if not self.per_image:
-            loss: Tensor = self.multiclass(logits, mask)
-            return loss
-        known = (mask != self.ignore_index).flatten(1).any(1).nonzero().flatten().tolist()
-        return torch.stack([self.multiclass(logits[i : i + 1], mask[i : i + 1]) for i in known]).mean()
+        logits, known = two_classes(logits), mask != self.ignore_index
+        parts = [slice(i, i + 1) for i in range(len(mask))] if self.per_image else [slice(None)]
+        losses = [self.multiclass(logits[part], mask[part]) for part in parts if bool(known[part].any())]
+        return torch.stack(losses).mean() if losses else (logits * 0.0).sum()
 
 
 class SumLoss(SegmentationLoss):

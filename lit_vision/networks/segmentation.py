@@ -112,10 +112,7 @@ def create_segmenter(
     Raises:
         UserError: an unknown name, an encoder that the decoder cannot use, arguments that they do not take.
     """
-    if decoder not in DECODERS:
-        near = difflib.get_close_matches(decoder, DECODERS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ":"
-        raise UserError(f"there is no decoder '{decoder}'{hint} there are {', '.join(DECODERS)}")
+    check_decoder(decoder)
     check_backbone(encoder)
     if pretrained and weights is not None:
         raise UserError(f"encoder '{encoder}' was given both pretrained: true and weights: {weights}; give one of them")
@@ -139,6 +136,14 @@ def create_segmenter(
     if weights is not None:
         load_weights(segmenter.backbone, weights)
     return segmenter
+
+
+def check_decoder(decoder: str) -> None:
+    """Raises a UserError with the nearest name if no decoder is called so."""
+    if decoder not in DECODERS:
+        near = difflib.get_close_matches(decoder, DECODERS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ":"
+        raise UserError(f"there is no decoder '{decoder}'{hint} there are {', '.join(DECODERS)}")
 
 
 def _any_size(encoder: str) -> dict[str, bool]:
