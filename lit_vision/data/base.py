@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
+from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from lit_vision.data.augmentation import Augmentation
@@ -50,6 +51,7 @@ class VisionDataModule(pl.LightningDataModule):
             that is searched in the path.
         stratify: fractions and folds keep the share of each class.
         check: look through all files before training and list all problems together.
+        missing_classes: "refuse" a data set whose training split lacks a class, or only "note" it.
         seed: of the splits, the order and the augmentation; null = `seed_everything`, or 0.
     """
 
@@ -77,6 +79,7 @@ class VisionDataModule(pl.LightningDataModule):
         group: str | None = None,
         stratify: bool = True,
         check: bool = True,
+        missing_classes: Literal["refuse", "note"] = "refuse",
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -95,7 +98,7 @@ class VisionDataModule(pl.LightningDataModule):
             "group": group,
             "stratify": stratify,
         }
-        self.checked = check
+        self.checked, self.missing_classes = check, missing_classes
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
 
     # --- the data set -------------------------------------------------------------------------------------------
@@ -105,7 +108,14 @@ class VisionDataModule(pl.LightningDataModule):
         index = split(self.read(), **self.division, seed=self.seed)
         # Other processes of the same run would repeat the very same check.
         if self.checked and int(os.environ.get("LOCAL_RANK", "0")) == 0:
-            index = check(index, self.task)
+            with Progress(transient=True) as bar:
+                looking = bar.add_task("checking files", total=len(index))
+                index = check(
+                    index,
+                    self.task,
+                    progress=lambda done, _: bar.update(looking, completed=done),
+                    missing_classes=self.missing_classes,
+                )
         for note in index.notes:
             rank_zero_info(note)
         return index
