@@ -174,6 +174,8 @@ class VisionCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with the run's folder, loggers, callbacks and precision, where the user has set none."""
+        if self.datamodule is not None:
+            self.model.adapt_to(self.datamodule)  # decides on the metric that chooses the best checkpoint
         options = dict(self._get(self.config_init, "trainer", default={}))
         fitting = self.subcommand == "fit"
         if options.get("precision") is None:
@@ -194,9 +196,8 @@ class VisionCLI(LightningCLI):
         options["callbacks"] = own if isinstance(own, list) else [own]
         kwargs["callbacks"] = options["callbacks"] + default_callbacks(options, self.model, self.folder, fitting)
         if self.subcommand == "predict":
-            kwargs["callbacks"].append(
-                WriteResults(self.folder.path / "predict" / Path(self.options.ckpt_path or "").stem)
-            )
+            name = Path(self.options.ckpt_path or "untrained").stem
+            kwargs["callbacks"].append(WriteResults(self.folder.path / "predict" / name))
         return super().instantiate_trainer(**kwargs)
 
     # --- running ------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ WRONG = [
         "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitr x",
         "trainer.callbacks: unknown option 'monitr' of EarlyStopping; did you mean 'monitor'?",
     ),
-    ("--model.optimizer AdamV", "model.optimizer: unknown class 'AdamV'; did you mean 'AdamW'?"),
+    ("--model.optimizer AdmW", "model.optimizer: unknown class 'AdmW'; did you mean 'AdamW'?"),
     (
         "--model.optimizer AdamW --model.optimizer.lrr 1",
         "model.optimizer: unknown option 'lrr' of AdamW; did you mean 'lr'?",

@@ -115,6 +115,7 @@ def test_checkpoint_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     assert torch.load(path, weights_only=True) == {"epoch": 1}
 
 
+@pytest.mark.slow
 def test_sigkill_loses_nothing_written(workspace: Path) -> None:
     """A training killed in the middle: rows and the last whole checkpoint stay, and the run can go on."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
