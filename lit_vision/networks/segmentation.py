@@ -116,26 +116,24 @@ def create_segmenter(
     check_backbone(encoder)
     if pretrained and weights is not None:
         raise UserError(f"encoder '{encoder}' was given both pretrained: true and weights: {weights}; give one of them")
-    arguments = {"decoder_interpolation": "bilinear"} if decoder in BILINEAR else {}
     encoder, known = timm_arguments(encoder, encoder_args or {})
-    arguments |= _any_size(encoder) | known | dict(decoder_args or {})
-    try:
-        network = smp.create_model(
-            decoder,
-            f"tu-{encoder}",
-            encoder_weights="pretrained" if pretrained else None,
-            in_channels=in_channels,
-            classes=classes,
-            **arguments,
-        )
-    except (RuntimeError, ValueError, TypeError, AssertionError, KeyError, OSError) as error:
-        raise UserError(_why(decoder, encoder, error)) from error
+    arguments = {"in_channels": in_channels, "classes": classes, **_any_size(encoder), **known}
+    network = _build(decoder, encoder, pretrained, {**arguments, **(decoder_args or {})})
     _hold_pooled_norms(network.decoder)
     stride = int(network.encoder.output_stride) * (2 if decoder in HALVED_AGAIN else 1)
     segmenter = Segmenter(network, stride, SMALLEST.get(decoder, 1))
     if weights is not None:
         load_weights(segmenter.backbone, weights)
     return segmenter
+
+
+def _build(decoder: str, encoder: str, pretrained: bool, arguments: dict[str, Any]) -> smp.base.SegmentationModel:
+    if decoder in BILINEAR:
+        arguments = {"decoder_interpolation": "bilinear", **arguments}
+    try:
+        return smp.create_model(decoder, f"tu-{encoder}", "timm" if pretrained else None, **arguments)
+    except Exception as error:  # timm's builders and the hub's clients raise errors of every kind
+        raise UserError(_why(decoder, encoder, pretrained, error)) from error
 
 
 def check_decoder(decoder: str) -> None:
@@ -155,7 +153,7 @@ def _any_size(encoder: str) -> dict[str, bool]:
     return {name: value for name, value in free.items() if name in taken}
 
 
-def _why(decoder: str, encoder: str, error: Exception) -> str:
+def _why(decoder: str, encoder: str, pretrained: bool, error: Exception) -> str:
     """One sentence for what timm and segmentation_models_pytorch say in several."""
     text = str(error).strip().split("\n")[0] or type(error).__name__
     if "downsampling pattern" in text or "features_only" in text:
@@ -168,6 +166,8 @@ def _why(decoder: str, encoder: str, error: Exception) -> str:
             f"encoder '{encoder}' cannot be dilated, which decoder '{decoder}' needs: "
             "take decoder 'unet', 'fpn', 'upernet' or 'segformer', or another encoder"
         )
+    if pretrained and not isinstance(error, TypeError):
+        return f"the weights of encoder '{encoder}' cannot be had: {text}; give weights: <file>, or pretrained: false"
     return f"decoder '{decoder}' over encoder '{encoder}' cannot be built: {text}"
 
 

@@ -127,3 +127,19 @@ def test_wrong_arguments_are_named() -> None:
         create_segmenter("unet", "mobilenetv3_small_050", 2, decoder_args={"decoder_chanels": [1]})
     with pytest.raises(UserError, match="give one of them"):
         create_segmenter("unet", "mobilenetv3_small_050", 2, pretrained=True, weights="x.pth")
+
+
+def test_weights_that_cannot_be_downloaded_are_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    def unreachable(name: str, pretrained: bool = False, **args: object) -> nn.Module:
+        if pretrained:
+            raise OSError("We couldn't connect to the hub\nand more")
+        return create(name, **args)
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(
+        UserError, match=r"weights of encoder 'resnet18' cannot be had: We couldn't .* give weights: <file>"
+    ):
+        create_segmenter("unet", "resnet18", 2, pretrained=True)
