@@ -86,6 +86,7 @@ class YOLODetector(VisionTask):
         self.objectness_threshold, self.score_threshold = objectness_threshold, score_threshold
         self.evaluation_threshold, self.nms_threshold = evaluation_threshold, nms_threshold
         self.max_detections = max_detections
+        self._check_thresholds()
         self.save_hyperparameters({**shape, **self._thresholds(), **self._statistics()})
 
     def _preprocess(
@@ -103,6 +104,13 @@ class YOLODetector(VisionTask):
     def _thresholds(self) -> dict[str, Any]:
         names = ("objectness_threshold", "score_threshold", "nms_threshold", "max_detections", "evaluation_threshold")
         return {name: getattr(self, name) for name in names}
+
+    def _check_thresholds(self) -> None:
+        for name, value in self._thresholds().items():
+            if name == "max_detections" and value < 1:
+                raise UserError(f"model.max_detections is {value}; give a whole number from 1")
+            if name != "max_detections" and not 0 <= value <= 1:
+                raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
 
     @property
     def backbones(self) -> dict[str, nn.Module]:

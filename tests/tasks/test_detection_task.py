@@ -176,3 +176,9 @@ def test_five_channels(root: Path) -> None:
     task = YOLODetector(NAMES, **SMALL, in_channels=5).eval()
     outputs = task(torch.zeros(1, 5, 64, 96, dtype=torch.uint8))
     assert [tuple(output.shape) for output in outputs] == [(1, 21, 8, 12)]
+
+
+@pytest.mark.parametrize(("name", "value"), [("score_threshold", 1.5), ("nms_threshold", -0.1), ("max_detections", 0)])
+def test_thresholds_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"model.{name} is {value}"):
+        YOLODetector(NAMES, **SMALL, **{name: value})
