@@ -62,6 +62,11 @@ def split(
         index = _assign(index, pool, _deal(index, pool, shares, _groups(index, group), stratify, seed))
     elif (index.splits < 0).all():
         index = index.with_splits(np.zeros(len(index), np.int8))
+    return _validated(index)
+
+
+def _validated(index: Index) -> Index:
+    """The index, if it has images to validate on, or is for tests alone."""
     if not (index.splits == VAL).any() and (index.splits == TRAIN).any():
         raise UserError(
             f"{index.root} has no images to validate on: set val_fraction (such as 0.2), or folds and fold, "

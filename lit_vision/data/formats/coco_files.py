@@ -70,7 +70,11 @@ def _looks_like_coco(path: Path) -> bool:
         head = stream.read(_PEEK)
         stream.seek(max(0, path.stat().st_size - _PEEK))
         text = head + stream.read(_PEEK)
-    return b'"images"' in text and (b'"annotations"' in text or b'"categories"' in text)
+    # In a large file one of the lists fills both ends, so its records' own keys count as well.
+    keys = (b'"annotations"', b'"categories"', b'"category_id"')
+    return (b'"images"' in text and any(key in text for key in keys)) or all(
+        key in text for key in (b'"image_id"', b'"category_id"', b'"bbox"')
+    )
 
 
 def _existing(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """A CSV file of `path,label[,split]`, several labels of one image separated by `|`."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,23 +72,25 @@ def read(
     several = multi_label if multi_label is not None else any(len(row.labels) > 1 for row in rows)
     names = sorted({label for row in rows for label in row.labels}, key=_by_value(rows))
     chosen = choose_classes(names, classes, path.name)
-    numbers = {name: label for label, name in enumerate(chosen)}
-    for row in rows:
-        if not several and len(row.labels) != 1:
-            builder.problems.append(
-                f"{path.name}, line {row.line}: {row.path} has {len(row.labels)} labels: give it one, "
-                f"or set multi_label."
-            )
-            continue
-        kept = [numbers[label] for label in row.labels if label in numbers]
-        if not several and not kept:
-            continue
-        builder.add_image(f"{images.strip('/')}/{row.path}" if images else row.path, row.split, group=row.group)
-        for label in sorted(set(kept)):
-            builder.add_object(label)
-    if unused := [name for name in names if name not in numbers]:
+    _fill(builder, rows, {name: label for label, name in enumerate(chosen)}, several, path.name, images)
+    if unused := [name for name in names if name not in chosen]:
         builder.notes.append(f"{path.name}: labels left out by the option classes: {', '.join(unused)}.")
     return builder.build(chosen, multi_label=several)
+
+
+def _fill(
+    builder: IndexBuilder, rows: Sequence[_Row], numbers: Mapping[str, int], several: bool, name: str, images: str
+) -> None:
+    for row in rows:
+        kept = sorted({numbers[label] for label in row.labels if label in numbers})
+        if not several and len(row.labels) != 1:
+            count = len(row.labels)
+            fault = f"{row.path} has {count} labels: give it one, or set multi_label."
+            builder.problems.append(f"{name}, line {row.line}: {fault}")
+        elif several or kept:
+            builder.add_image(f"{images.strip('/')}/{row.path}" if images else row.path, row.split, group=row.group)
+            for label in kept:
+                builder.add_object(label)
 
 
 def _candidates(root: Path) -> list[Path]:

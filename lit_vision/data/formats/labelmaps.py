@@ -4,9 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_vision.data.formats.build import IndexBuilder
-from lit_vision.data.formats.files import IMAGE_SUFFIXES, MASK_SUFFIXES, list_files, relative, split_folders, subfolders
+from lit_vision.data.formats.files import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    list_files,
+    relative,
+    split_folders,
+    split_of,
+    subfolders,
+)
 from lit_vision.data.formats.masks import labels_are_classes, read_classes_file
-from lit_vision.data.formats.pairs import IMAGE_FOLDERS, find_folders, pair_files
+from lit_vision.data.formats.pairs import IMAGE_FOLDERS, Folders, find_folders, pair_files
 from lit_vision.data.index import FILE, Index
 from lit_vision.errors import UserError
 
@@ -56,21 +64,27 @@ def read(
     if not folders:
         _add_samples(builder, root, names)
         return builder.build(names, boxes=False)
-    several = len(names) > 1
-    if several and not (root / class_masks).is_dir():
-        raise UserError(
-            f"{root} has {len(names)} classes but no folder {class_masks}/ that gives objects their class: "
-            f"add class masks (0 background, 1 + class), or name one class."
-        )
     for part in folders:
-        folder = root / class_masks / part.masks.relative_to(root / part.masks.relative_to(root).parts[0])
-        votes = _by_stem(folder, root) if several else {}
-        for image, mask in pair_files(part, root, mask_suffix, builder.problems):
-            stem = mask.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-            if several and stem not in votes:
-                builder.problems.append(f"{mask} has no class mask {relative(folder, root)}/{stem}.png: add it.")
-            builder.add_image(image, part.split, mask=mask, class_mask=votes.get(stem, ""))
+        _add_maps(builder, root, part, mask_suffix, class_masks if len(names) > 1 else None)
     return builder.build(names, mask_kind="instances")
+
+
+def _add_maps(builder: IndexBuilder, root: Path, part: Folders, suffix: str, class_masks: str | None) -> None:
+    votes: dict[str, str] = {}
+    beside = part.masks.parent == root or split_of(part.masks.parent.name) >= 0
+    folder = part.masks.parent / (class_masks or "") if beside else root / (class_masks or "") / part.masks.name
+    if class_masks is not None:
+        if not folder.is_dir():
+            raise UserError(
+                f"{root} has several classes but no folder {relative(folder, root)}/ that gives objects their class: "
+                f"add class masks (0 background, 1 + class), or name one class."
+            )
+        votes = _by_stem(folder, root)
+    for image, mask in pair_files(part, root, suffix, builder.problems):
+        stem = mask.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        if class_masks is not None and stem not in votes:
+            builder.problems.append(f"{mask} has no class mask {relative(folder, root)}/{stem}.png: add it.")
+        builder.add_image(image, part.split, mask=mask, class_mask=votes.get(stem, ""))
 
 
 def _by_stem(folder: Path, root: Path) -> dict[str, str]:

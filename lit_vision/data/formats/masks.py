@@ -74,12 +74,7 @@ def read(
     if not folders:
         raise UserError(f"{root} has no image and mask folders: the format masks reads {LAYOUT}.")
     settings = read_classes_file(root)
-    names = list(classes or settings.get("classes", []))
-    if not names:
-        raise UserError(
-            f"{root}: class names are missing: write {root / CLASSES_FILE} "
-            f'such as {{"classes": ["sky", "road"]}} or set the option classes.'
-        )
+    names = _names(root, classes or settings.get("classes", []))
     color_rows = colors if colors is not None else settings.get("colors")
     ignored = ignore_colors if ignore_colors is not None else settings.get("ignore_colors", [])
     builder = IndexBuilder(root, "masks")
@@ -90,6 +85,16 @@ def read(
         colors=_color_table(color_rows, ignored, names),
         ignore_index=ignore_index if ignore_index is not None else settings.get("ignore_index", IGNORE_INDEX),
     )
+
+
+def _names(root: Path, names: Sequence[str]) -> list[str]:
+    if not names:
+        example = '{"classes": ["sky", "road"]}'
+        raise UserError(
+            f"{root}: class names are missing: write {root / CLASSES_FILE} such as {example}, "
+            f"or set the option classes."
+        )
+    return list(names)
 
 
 def _add_pairs(builder: IndexBuilder, root: Path, folders: Sequence[Folders], suffix: str) -> None:

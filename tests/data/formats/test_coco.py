@@ -189,6 +189,18 @@ def test_classes_option_leaves_out_and_counts(tmp_path: Path) -> None:
         coco.read(tmp_path, classes=["dogs"])
 
 
+@pytest.mark.parametrize("last", ["images", "annotations"])
+def test_large_files_are_recognised_by_their_ends(tmp_path: Path, last: str) -> None:
+    root = make(tmp_path, [annotation(id=k) for k in range(3000)])
+    file = root / "annotations/instances_train.json"
+    data = json.loads(file.read_text())
+    data["categories"] += [{"id": 1000 + k, "name": "x" * 50 + str(k)} for k in range(2000)]
+    data["images"] += [{"id": 1000 + k, "file_name": f"{k}.png", "width": 4, "height": 3} for k in range(2000)]
+    data[last] = data.pop(last)
+    file.write_text(json.dumps(data))
+    assert coco.found(root) == "annotations/instances_train.json"
+
+
 def test_many_boxes_stay_flat(tmp_path: Path) -> None:
     rows = [annotation(id=k, image_id=(5, 9)[k % 2], category_id=(7, 90)[k % 3 == 0]) for k in range(2000)]
     index = coco.read(make(tmp_path, rows))

@@ -60,6 +60,20 @@ def test_several_classes_need_class_masks(tmp_path: Path) -> None:
     )
 
 
+def test_class_masks_lie_beside_the_label_maps(tmp_path: Path) -> None:
+    for root, names in (
+        (tmp_path / "a", "{}/train/1.png"),
+        (tmp_path / "b", "train/{}/1.png"),
+        (tmp_path / "c", "{}/1.png"),
+    ):
+        for folder in ("images", "labels", "classes"):
+            picture(root / names.format(folder), np.ones((2, 4), np.uint8))
+        index = labelmaps.read(root, classes=["x", "y"])
+        assert index.problems == ()
+        assert index.class_masks is not None
+        assert index.class_masks.texts() == [names.format("classes")]
+
+
 def test_one_file_per_object(tmp_path: Path) -> None:
     for name in ("x1", "x2"):
         picture(tmp_path / f"stage1_train/{name}/images/{name}.png", np.zeros((2, 4, 3), np.uint8))
