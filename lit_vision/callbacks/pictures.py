@@ -1,0 +1,131 @@
+"""Pictures of a run: the first training batch as the network sees it, and predictions beside the truth."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
+
+from lit_vision.charts import confusion_matrix
+from lit_vision.drawing import draw_guess, draw_truth
+from lit_vision.errors import UserError
+from lit_vision.plotting import grid, write_picture
+from lit_vision.tasks.base import without_padding
+from lit_vision.types import Batch, UInt8Array
+
+PICTURES_PER_RUN = 10
+
+
+class Pictures(pl.Callback):
+    """Writes to <run folder>/pictures, on rank 0, and hands the same files to W&B where it is in use.
+
+    - first_batch.jpg, before the first step: pictures after augmentation with their labels drawn. Look at it first.
+    - val_epoch_003.jpg: for the first images of the validation split, the truth and right of it the prediction.
+    - test.jpg, and val.jpg of `lit-vision validate`: likewise.
+    - confusion_val.png, confusion_test.png: for classifiers, of the newest validation and of the test.
+
+    Args:
+        images: pictures drawn from each set.
+        every_n_epochs: epochs between pictures of the validation; null = about ten in a run.
+    """
+
+    def __init__(self, images: int = 8, every_n_epochs: int | None = None) -> None:
+        if images < 1 or (every_n_epochs is not None and every_n_epochs < 1):
+            raise UserError(f"Pictures takes images and every_n_epochs from 1, got {images} and {every_n_epochs}")
+        self.images, self.every_n_epochs = images, every_n_epochs
+        self._drawn: list[UInt8Array] = []
+
+    # --- training -----------------------------------------------------------------------------------------------
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        """Draws the first batch, which is at hand, before the first step is made with it."""
+        path = _folder(trainer) / "first_batch.jpg"
+        resumed = trainer.global_step > 0 and path.exists()
+        if i == 0 and _draws(trainer) and not resumed:
+            count = min(2 * self.images, len(batch["image"]))
+            pictures = [draw_truth(batch, k, _names(pl_module)) for k in range(count)]
+            _save(trainer, path, grid(pictures))
+
+    # --- validation and test ------------------------------------------------------------------------------------
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets the last epoch's pictures."""
+        self._drawn = []
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets the validation's pictures."""
+        self._drawn = []
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Draws until there are enough."""
+        if not trainer.sanity_checking and self._is_due(trainer):
+            self._add(trainer, pl_module, outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Draws until there are enough."""
+        self._add(trainer, pl_module, outputs, batch)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the validation's pictures and confusion matrix."""
+        fitting = trainer.state.fn == "fit"
+        self._finish(trainer, pl_module, "val", f"val_epoch_{trainer.current_epoch:03d}" if fitting else "val")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the test's pictures and confusion matrix."""
+        self._finish(trainer, pl_module, "test", "test")
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        if trainer.state.fn != "fit":
+            return True
+        epochs = trainer.max_epochs or -1
+        every = self.every_n_epochs or max(1, round(epochs / PICTURES_PER_RUN))
+        return trainer.current_epoch % every == 0 or trainer.current_epoch == epochs - 1
+
+    def _add(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
+        missing = self.images - len(self._drawn) // 2
+        if missing <= 0 or not _draws(trainer):
+            return
+        real = cast(Mapping[str, Any], without_padding(cast(Batch, batch)))  # predictions leave the padding out, too
+        for i, prediction in enumerate(outputs[:missing]):
+            names = _names(pl_module)
+            self._drawn += [draw_truth(real, i, names), draw_guess(real, i, prediction, names)]
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, name: str) -> None:
+        if trainer.sanity_checking or not _draws(trainer):
+            return
+        if self._drawn:
+            _save(trainer, _folder(trainer) / f"{name}.jpg", grid(self._drawn), stage)
+            self._drawn = []
+        confusion = _confusion(pl_module, stage)
+        if confusion is not None:
+            picture = confusion_matrix(confusion, _names(pl_module))
+            _save(trainer, _folder(trainer) / f"confusion_{stage}.png", picture)
+
+
+def _draws(trainer: pl.Trainer) -> bool:
+    return trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False)
+
+
+def _folder(trainer: pl.Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "pictures"
+
+
+def _names(pl_module: pl.LightningModule) -> Sequence[str]:
+    return cast(Sequence[str], pl_module.class_names)
+
+
+def _confusion(pl_module: pl.LightningModule, stage: str) -> Any:
+    """(K, K) counts of the stage's last metrics; None for tasks without, and for several labels per picture."""
+    metrics = getattr(pl_module, "metrics", {})
+    counts = getattr(metrics[stage], "confusion", None) if stage in metrics else None
+    return counts.cpu().numpy() if counts is not None and counts.ndim == 2 else None
+
+
+def _save(trainer: pl.Trainer, path: Path, picture: UInt8Array, key: str | None = None) -> None:
+    write_picture(path, picture)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(f"pictures/{key or path.stem}", [str(path)])

@@ -1,0 +1,157 @@
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lit_vision.callbacks.pictures import Pictures
+from lit_vision.drawing import draw_guess, draw_truth, ranked, to_network
+from lit_vision.errors import UserError
+from lit_vision.metrics.classification import ClassificationMetrics
+from lit_vision.plotting import color_of
+
+
+def batches(count: int = 12, size: int = 3) -> DataLoader[Any]:
+    """Grey pictures with a label by turns; the last one only fills up a process's share."""
+    items = [
+        {
+            "image": torch.full((3, 40, 40), 100, dtype=torch.uint8),
+            "label": torch.tensor(i % 2),
+            "index": torch.tensor(i if i < count - 1 else -1),
+            "frame": torch.eye(3)[:2],
+            "size": torch.tensor([40, 40]),
+        }
+        for i in range(count)
+    ]
+    return DataLoader(items, batch_size=size)  # type: ignore[arg-type]  # a list is a map-style dataset
+
+
+class Task(pl.LightningModule):
+    """The smallest thing that a callback takes for a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_names = ["even", "odd"]
+        self.layer = nn.Linear(1, 2)
+        self.metrics = nn.ModuleDict({stage: ClassificationMetrics(self.class_names) for stage in ("val", "test")})
+        self.seen: list[bool] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen.append((Path(self.trainer.default_root_dir) / "pictures" / "first_batch.jpg").exists())
+        return self.layer(torch.ones(len(batch["image"]), 1)).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
+        real = batch["index"] >= 0
+        shares = torch.eye(2)[batch["index"][real] % 2]
+        self.metrics["val"].update(shares, batch["label"][real])
+        return [{"probabilities": row} for row in shares]
+
+    def on_validation_epoch_end(self) -> None:
+        self.metrics["val"].compute()
+        self.metrics["val"].reset()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(folder: Path, callback: Pictures, **options: Any) -> Task:
+    task = Task()
+    trainer = pl.Trainer(
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        callbacks=[callback],
+        **{"max_epochs": 1, **options},
+    )
+    trainer.fit(task, batches(), batches())
+    return task
+
+
+def test_first_batch_is_drawn_before_the_first_step(tmp_path: Path) -> None:
+    task = fit(tmp_path, Pictures(images=2))
+    assert task.seen == [True] * 4
+    picture = cv2.imread(str(tmp_path / "pictures" / "first_batch.jpg"))
+    assert picture.shape == (320, 3 * 320 + 2 * 4, 3)  # three pictures of 40 pixels, enlarged
+
+
+def test_truth_and_prediction_stand_side_by_side(tmp_path: Path) -> None:
+    fit(tmp_path, Pictures(images=4))
+    picture = cv2.imread(str(tmp_path / "pictures" / "val_epoch_000.jpg"))[:, :, ::-1]
+    assert picture.shape == (2 * 320 + 4, 4 * 320 + 3 * 4, 3)  # four pairs
+    truth, guess = picture[1, 1].astype(int), picture[1, 326].astype(int)
+    assert np.abs(truth - truth.mean()).max() < 5  # grey ground: the truth
+    assert guess[1] > guess[0] + 60  # green ground: right
+
+
+def test_padding_and_sanity_check_are_not_drawn(tmp_path: Path) -> None:
+    callback = Pictures(images=50)
+    fit(tmp_path, callback)
+    picture = cv2.imread(str(tmp_path / "pictures" / "val_epoch_000.jpg"))
+    assert picture.shape[0] == 6 * 324 - 4  # eleven pairs, two in a row; the twelfth is padding
+
+
+def test_confusion_matrix_is_drawn_after_the_metrics(tmp_path: Path) -> None:
+    task = fit(tmp_path, Pictures())
+    assert task.metrics["val"].confusion.tolist() == [[6, 0], [0, 5]]
+    assert (tmp_path / "pictures" / "confusion_val.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"),
+    [(2, 4, ["000", "002", "003"]), (None, 3, ["000", "001", "002"]), (10, 3, ["000", "002"])],
+)
+def test_epochs_that_are_drawn(tmp_path: Path, every: int | None, epochs: int, expected: list[str]) -> None:
+    fit(tmp_path, Pictures(images=1, every_n_epochs=every), max_epochs=epochs)
+    found = sorted(path.stem for path in (tmp_path / "pictures").glob("val_epoch_*"))
+    assert found == [f"val_epoch_{epoch}" for epoch in expected]
+
+
+def test_a_fast_development_run_writes_nothing(tmp_path: Path) -> None:
+    fit(tmp_path, Pictures(), fast_dev_run=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_numbers_are_refused() -> None:
+    with pytest.raises(UserError, match="images and every_n_epochs from 1"):
+        Pictures(images=0)
+
+
+def test_boxes_of_the_original_are_drawn_in_the_networks_pixels() -> None:
+    frame = np.array([[2.0, 0, 10], [0, 3, 20]], np.float32)
+    moved = to_network(np.array([[5, 5, 20, 30]], np.float32), frame)
+    np.testing.assert_array_equal(moved, [[20, 35, 50, 110]])
+    batch = {"image": torch.zeros(1, 3, 400, 400, dtype=torch.uint8), "frame": torch.from_numpy(frame)[None]}
+    prediction = {"boxes": torch.tensor([[5.0, 5, 20, 30]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.9])}
+    drawn = draw_guess(batch, 0, prediction, ["a", "b"])
+    assert tuple(drawn[109, 35]) == color_of(1)
+
+
+def test_each_kind_of_batch_is_drawn_by_its_keys() -> None:
+    image = torch.zeros(1, 1, 400, 400, dtype=torch.uint8)
+    square = torch.zeros(1, 400, 400, dtype=torch.int64)
+    square[:, 100:200, 100:200] = 1
+    names = ["background", "thing"]
+    mask = draw_truth({"image": image, "mask": square}, 0, names)
+    assert tuple(mask[150, 150]) == tuple(np.round(0.5 * np.array(color_of(1))).astype(int))
+    objects = {"image": image, "mask": square, "instances": square.int(), "labels": [torch.tensor([0])]}
+    assert (draw_truth(objects, 0, ["thing"])[150, 199] == 255).all()
+    boxes = {"image": image, "boxes": [torch.tensor([[100.0, 100, 200, 200]])], "labels": [torch.tensor([1])]}
+    assert tuple(draw_truth(boxes, 0, names)[199, 150]) == color_of(1)
+    several = draw_truth({"image": image, "label": torch.tensor([[1.0, 1.0]])}, 0, names)
+    one = draw_truth({"image": image, "label": torch.tensor([[0.0, 1.0]])}, 0, names)
+    assert (several > 0).any(2).sum() > (one > 0).any(2).sum() > 0
+
+
+def test_ranking_leaves_out_what_is_improbable() -> None:
+    assert ranked(np.array([0.01, 0.7, 0.29], np.float32), "abc") == [
+        ("b", pytest.approx(0.7)),
+        ("c", pytest.approx(0.29)),
+    ]

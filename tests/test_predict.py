@@ -1,0 +1,176 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lit_vision.data.scenes import CLASSES, draw_scene
+from lit_vision.data.transforms import Transform
+from lit_vision.errors import DataError, UserError
+from lit_vision.predict import find_images, predict_images
+from lit_vision.tasks.base import VisionTask
+from lit_vision.tasks.classification import TransferClassifier
+from lit_vision.tasks.detection import YOLODetector
+from lit_vision.tasks.instances import InstanceSegmenter
+from lit_vision.tasks.segmentation import SemanticSegmenter
+
+SMALL: dict[str, Any] = {"encoder": "lcnet_050", "decoder_args": {"decoder_channels": [16, 16, 8, 8, 8]}}
+
+
+def save(task: VisionTask, kind: str, path: Path, fit: str = "letterbox", in_channels: int = 3) -> Path:
+    """A checkpoint as `fit` writes it, without a fit."""
+    task.data = {"task": kind, "image_size": [64, 64], "fit": fit, "in_channels": in_channels, "depth": "full"}
+    checkpoint: dict[str, Any] = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    task.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven pictures of different sizes in two folders, with equal names, a text and a damaged file among them."""
+    root = tmp_path_factory.mktemp("pictures")
+    for i, name in enumerate(["a/p10.jpg", "a/p9.jpg", "b/p9.png", "b/p9.jpg", "p1.png"]):
+        (root / name).parent.mkdir(exist_ok=True)
+        scene = draw_scene(np.random.default_rng(i), 64 + 16 * i)
+        cv2.imwrite(str(root / name), scene.image[: 64 + 8 * i, :, ::-1])
+    (root / "notes.txt").write_text("not a picture")
+    return root
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    task = TransferClassifier(CLASSES, backbone="lcnet_050")
+    return save(task, "classification", tmp_path_factory.mktemp("ckpt") / "best.ckpt")
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_folder_in_natural_order_whatever_the_batch_and_workers(
+    pictures: Path, classifier: Path, tmp_path: Path
+) -> None:
+    first = predict_images(classifier, pictures, tmp_path / "one", batch_size=1)
+    second = predict_images(classifier, str(pictures), tmp_path / "two", batch_size=3, num_workers=1)
+    rows = rows_of(first / "predictions.csv")
+    names = [str(Path(row[0]).relative_to(pictures)) for row in rows[1:]]
+    assert names == ["a/p9.jpg", "a/p10.jpg", "b/p9.jpg", "b/p9.png", "p1.png"]
+    again = rows_of(second / "predictions.csv")
+    np.testing.assert_allclose(
+        np.array([row[3:] for row in rows[1:]], float), np.array([row[3:] for row in again[1:]], float), atol=2e-5
+    )
+    written = sorted(str(p.relative_to(first / "pictures")) for p in first.rglob("*.jpg"))
+    assert written == ["a/p10.jpg", "a/p9.jpg", "b/p9.jpg.jpg", "b/p9.png.jpg", "p1.jpg"]
+
+
+def test_probabilities_are_those_of_the_task(pictures: Path, classifier: Path, tmp_path: Path) -> None:
+    predict_images(classifier, pictures / "p1.png", tmp_path / "out")
+    torch.manual_seed(0)
+    task = TransferClassifier(CLASSES, backbone="lcnet_050").eval()
+    image = cv2.imread(str(pictures / "p1.png"))[:, :, ::-1]
+    with torch.no_grad():
+        expected = task(Transform((64, 64), "letterbox")(np.ascontiguousarray(image)).image[None]).softmax(1)[0]
+    (row,) = rows_of(tmp_path / "out" / "predictions.csv")[1:]
+    np.testing.assert_allclose(np.array(row[3:], float), expected.numpy(), atol=1e-5)
+    assert row[1] == CLASSES[int(expected.argmax())]
+
+
+def test_unreadable_pictures_are_listed_and_the_others_done(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    whole = (pictures / "p1.png").read_bytes()
+    for name, content in (("1.png", whole), ("2.png", whole[: len(whole) // 2]), ("3.png", b""), ("4.png", whole)):
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        predict_images(classifier, str(tmp_path / "*.png"), tmp_path / "out", batch_size=4)
+    assert len(caught.value.problems) == 2
+    assert "2.png" in caught.value.problems[0]
+    assert "3.png" in caught.value.problems[1]
+    assert [Path(row[0]).name for row in rows_of(tmp_path / "out" / "predictions.csv")[1:]] == ["1.png", "4.png"]
+
+
+def test_output_with_files_is_kept_unless_told(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds files already"):
+        predict_images(classifier, pictures / "p1.png", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    predict_images(classifier, pictures / "p1.png", tmp_path, overwrite=True)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert len(rows_of(tmp_path / "predictions.csv")) == 2
+
+
+def test_results_in_the_folder_of_the_pictures_are_not_predicted_again(pictures: Path, tmp_path: Path) -> None:
+    for folder in ("in", "in/out/pictures"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "x.png").write_bytes((pictures / "p1.png").read_bytes())
+    paths, names = find_images(tmp_path / "in", tmp_path / "in" / "out")
+    assert paths == [tmp_path / "in" / "x.png"]
+    assert names == ["x"]
+
+
+def test_list_keeps_its_order(pictures: Path, tmp_path: Path) -> None:
+    wanted = [pictures / "p1.png", pictures / "a" / "p9.jpg"]
+    assert find_images(wanted, tmp_path)[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": "nowhere/*.jpg"}, "no picture is there"),
+        ({"device": "cuda:77"}, "--device cuda:77 is not available here"),
+        ({"device": "fast"}, "--device fast is not available here"),
+        ({"threshold": 0.3}, "--threshold has no meaning for this TransferClassifier"),
+        ({"nms": 0.3}, "nms is not an argument of TransferClassifier"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    classifier: Path, pictures: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        predict_images(**{"ckpt_path": classifier, "images": pictures, "output": tmp_path / "out", **change})
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_have_the_size_of_the_originals(pictures: Path, tmp_path: Path) -> None:
+    for fit in ("letterbox", "native"):
+        task = SemanticSegmenter(["background", *CLASSES], **SMALL)
+        path = save(task, "segmentation", tmp_path / f"{fit}.ckpt", fit=fit)
+        out = predict_images(path, pictures, tmp_path / fit, batch_size=3)
+        for name in ("a/p9", "a/p10", "b/p9.jpg", "b/p9.png", "p1"):
+            mask = cv2.imread(str(out / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+            file = next(p for p in pictures.rglob("*") if str(p.relative_to(pictures)).startswith(name))
+            assert mask.shape[:2] == cv2.imread(str(file)).shape[:2]
+
+
+def test_label_maps_and_objects_agree(pictures: Path, tmp_path: Path) -> None:
+    task = InstanceSegmenter(CLASSES, **SMALL, border_threshold=0.9)
+    out = predict_images(save(task, "instances", tmp_path / "i.ckpt"), pictures / "a", tmp_path / "out", threshold=0.2)
+    coco = json.loads((out / "predictions.json").read_text())
+    assert [Path(image["file_name"]).name for image in coco["images"]] == ["p9.jpg", "p10.jpg"]
+    for image in coco["images"]:
+        labels = cv2.imread(str(out / "labels" / f"{Path(image['file_name']).stem}.png"), cv2.IMREAD_UNCHANGED)
+        found = [one for one in coco["annotations"] if one["image_id"] == image["id"]]
+        assert labels.shape == (image["height"], image["width"])
+        assert [one["area"] for one in found] == np.bincount(labels.ravel(), minlength=1)[1:].tolist()
+
+
+def test_threshold_of_the_detector_comes_from_the_user(pictures: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = YOLODetector(CLASSES, backbone="lcnet_050", strides=[8, 16], anchors="auto")
+    path = save(task, "detection", tmp_path / "d.ckpt")
+    few = predict_images(path, pictures / "a", tmp_path / "few")
+    many = predict_images(path, pictures / "a", tmp_path / "many", threshold=0.001)
+    scores = [[float(row[2]) for row in rows_of(out / "predictions.csv")[1:]] for out in (few, many)]
+    assert len(scores[1]) > 0
+    assert min(scores[1]) >= 0.001
+    assert scores[0] == []  # untrained: nothing reaches the checkpoint's own 0.5
+    for row in rows_of(many / "predictions.csv")[1:]:
+        size = cv2.imread(row[0]).shape
+        x1, y1, x2, y2 = map(float, row[3:])
+        assert 0 <= x1 <= x2 <= size[1]
+        assert 0 <= y1 <= y2 <= size[0]
