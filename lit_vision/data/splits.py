@@ -29,9 +29,7 @@ def split(
     stratify: bool = True,
     seed: int = 0,
 ) -> Index:
-    """Gives every image a split. With nothing set, the division of the data set's own folders stays.
-
-    Equal arguments give an equal division on every machine. Images of one group always are in one split.
+    """Gives every image a split, the same one on every machine. With nothing set, the data set's own splits stay.
 
     Args:
         index: the whole data set.
@@ -123,7 +121,10 @@ def _groups(index: Index, group: str | None) -> list[str] | None:
     except re.error as error:
         raise UserError(f"group is {group!r}, which is no regular expression: {error}.") from None
     if pattern.groups != 1:
-        raise UserError(f"group is {group!r}, which has {pattern.groups} groups in parentheses: it needs exactly one.")
+        raise UserError(
+            f"group is {group!r}, which has {pattern.groups} groups in parentheses: "
+            f"it needs exactly one (for a column of a table set the option group_column)."
+        )
     matches = [(path, pattern.search(path)) for path in index.files.texts()]
     missing = [path for path, match in matches if match is None]
     if missing:
