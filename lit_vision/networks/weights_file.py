@@ -1,5 +1,6 @@
 """Tensors by name from a weights file. Nothing in a file is ever run: pickles are read with `weights_only=True`."""
 
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ def read_tensors(file: str | Path) -> Tensors:
     Raises:
         UserError: the file is missing, of another kind, damaged, or a pickle that holds more than plain data.
     """
-    path = Path(file).expanduser()
+    path = Path(os.path.expandvars(file)).expanduser()
     if not path.is_file():
         raise UserError(f"weights: there is no file {path}.")
     if path.suffix not in SUFFIXES:
