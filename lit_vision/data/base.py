@@ -47,8 +47,8 @@ class VisionDataModule(pl.LightningDataModule):
         split_files: list files by split, one relative path or stem a line: {train: train.txt, val: val.txt}.
         folds: number of folds; together with `fold`, which becomes the validation split.
         fold: 0 to folds - 1.
-        group: images of one group stay in one split: a column of the CSV, or a regular expression with one group
-            that is searched in the path.
+        group: images of one group stay in one split: a regular expression with one group that is searched in the path,
+            or "column" for the column of a CSV that `options: {group_column: ...}` names.
         stratify: fractions and folds keep the share of each class.
         check: look through all files before training and list all problems together.
         missing_classes: "refuse" a data set whose training split lacks a class, or only "note" it.
@@ -84,7 +84,7 @@ class VisionDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.root, self.format, self.options = expand(root), format, options or {}
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.fit, self.in_channels, self.depth = fit, in_channels, depth
         self.batch_size, self.num_workers = batch_size, default_workers() if num_workers is None else num_workers
         self.augmentation = Augmentation.for_task(self.task) if augmentation == "default" else augmentation

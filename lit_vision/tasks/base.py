@@ -143,19 +143,19 @@ class VisionTask(pl.LightningModule):
         return int(self.trainer.estimated_stepping_batches)
 
     # --- evaluation ---------------------------------------------------------------------------------------------
-    def _evaluate(self, batch: Any, metrics: Metric, stage: str) -> Sequence[Mapping[str, Tensor]]:
+    def _evaluate(self, batch: Any, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
         """Updates the metrics with a batch, logs `<stage>/loss`, and gives one prediction per image."""
         raise NotImplementedError
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Sequence[Mapping[str, Tensor]]:
-        """One batch of the validation split."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        """One batch of the validation split: a prediction per image, for callbacks to draw."""
         return self._step(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Sequence[Mapping[str, Tensor]]:
-        """One batch of the test split."""
+    def test_step(self, batch: Batch, batch_idx: int) -> Any:
+        """One batch of the test split: a prediction per image, for callbacks to draw."""
         return self._step(batch, "test")
 
-    def _step(self, batch: Batch, stage: str) -> Sequence[Mapping[str, Tensor]]:
+    def _step(self, batch: Batch, stage: str) -> Sequence[Mapping[str, object]]:
         batch = without_padding(batch)
         if len(batch["index"]) == 0:
             return []

@@ -152,7 +152,7 @@ class TransferClassifier(VisionTask):
         """(B,) int64 or (B, K) float -> (B, K) float32."""
         return labels.float() if self.multi_label else F.one_hot(labels, self.num_classes).float()
 
-    def _evaluate(self, batch: ClassificationBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Tensor]]:
+    def _evaluate(self, batch: ClassificationBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
         logits = self(batch["image"]).float()
         self.log_loss(stage, self.loss(logits, self._targets(batch["label"])), len(logits))
         probabilities = self._probabilities(logits)

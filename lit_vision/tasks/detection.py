@@ -157,7 +157,7 @@ class YOLODetector(VisionTask):
         total: Tensor = terms.total
         return total
 
-    def _evaluate(self, batch: DetectionBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Tensor]]:
+    def _evaluate(self, batch: DetectionBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
         """Metrics rank all candidates; the predictions given back are those that a user would get."""
         outputs = self(batch["image"])
         self._loss(outputs, batch, stage)

@@ -77,4 +77,4 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final:
 
 def as_channels_last(module: nn.Module) -> None:
     """Puts the 4-D parameters in channels_last order, which CPUs and GPUs convolve fastest."""
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this overload
+    module.to(memory_format=torch.channels_last)
