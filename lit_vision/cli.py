@@ -16,7 +16,6 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lit_vision import experiment_files, run_folder
 from lit_vision.callbacks.save_run import SaveRun
-from lit_vision.callbacks.write_results import WriteResults
 from lit_vision.checkpoint_files import AtomicCheckpointIO, check_task, explained, read_header
 from lit_vision.data.base import VisionDataModule
 from lit_vision.errors import UserError
@@ -195,9 +194,6 @@ class VisionCLI(LightningCLI):
         own = options.get("callbacks") or []
         options["callbacks"] = own if isinstance(own, list) else [own]
         kwargs["callbacks"] = options["callbacks"] + default_callbacks(options, self.model, self.folder, fitting)
-        if self.subcommand == "predict":
-            name = Path(self.options.ckpt_path or "untrained").stem
-            kwargs["callbacks"].append(WriteResults(self.folder.path / "predict" / name))
         return super().instantiate_trainer(**kwargs)
 
     # --- running ------------------------------------------------------------------------------------------------
@@ -215,7 +211,7 @@ class VisionCLI(LightningCLI):
                     logger.finish(failed)
 
     def predict(self, **options: Any) -> None:
-        """Predicts the data module's test split; WriteResults writes batch by batch."""
+        """Predicts the data module's test split; PredictionFiles writes batch by batch."""
         self.trainer.predict(**{**options, "return_predictions": False})
 
     def after_fit(self) -> None:

@@ -83,7 +83,7 @@ class RunWandbLogger(WandbLogger):
     def __init__(self, folder: RunFolder, mode: Mode, job: str) -> None:
         super().__init__(
             name=f"{folder.experiment}-{folder.id}",
-            save_dir=folder.path,
+            save_dir=folder.path.resolve(),  # W&B's service keeps the working folder it was started in
             id=folder.id,
             project=os.environ.get("WANDB_PROJECT", "lit_vision"),
             group=os.environ.get("WANDB_RUN_GROUP", folder.experiment),

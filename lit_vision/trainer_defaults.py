@@ -47,7 +47,6 @@ WARNINGS = (
     ".*args parameter is intended to run from within Python.*",
     ".*does not have many workers.*",
     ".*exists and is not empty.*",
-    ".*You have overridden `on_after_batch_transfer`.*",
     ".*overridden `on_after_batch_transfer`.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
 )

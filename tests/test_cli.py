@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import TOY
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from stand_in import OtherToy, ToyData
@@ -96,6 +98,25 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `runs` of one training, made once for all tests that only read a checkpoint."""
+    folder = tmp_path_factory.mktemp("one_run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("toy.yaml").write_text(TOY)
+        fit()
+    return folder / "runs"
+
+
+@pytest.fixture
+def trained(workspace: Path, one_run: Path) -> Path:
+    """The workspace after one training; gives the run folder."""
+    shutil.copytree(one_run, workspace / "runs")
+    (folder,) = Path("runs/toy").iterdir()
+    return folder
+
+
 def fit(*options: str) -> cli.VisionCLI:
     return cli.run("fit", ["-c", "toy.yaml", *options])
 
@@ -172,8 +193,7 @@ def test_checkpoint_alone_brings_its_config(workspace: Path) -> None:
     assert main(["validate", "--run_dir", str(done.folder.path)]) == 0
 
 
-def test_pretrained_weights_are_not_fetched_for_a_test(workspace: Path) -> None:
-    assert fit("--model.pretrained", "true").model.pretrained
+def test_pretrained_weights_are_not_fetched_for_a_test(trained: Path) -> None:
     assert not cli.run("test", ["-c", "toy.yaml", "--model.pretrained", "true"]).model.pretrained
 
 
@@ -195,24 +215,22 @@ def test_paths_in_a_yaml_are_relative_to_it(workspace: Path) -> None:
     assert saved["data"]["init_args"]["root"] == str(workspace / "deep" / "pictures")
 
 
-def test_existing_run_folder_is_not_trained_over(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit("--run_dir", "mine")
+def test_existing_run_folder_is_not_trained_over(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained.rename("mine")
     assert main([*FIT.split(), "--run_dir", "mine"]) == 2
     assert "error: mine holds a run already; continue it with --ckpt_path last" in capsys.readouterr().err
 
 
 # --- checkpoints that do not fit --------------------------------------------------------------------------------
-def test_checkpoint_of_another_task(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit()
+def test_checkpoint_of_another_task(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert OtherToy.__name__ == "OtherToy"
     assert main(["test", "-c", "toy.yaml", "--model", "stand_in.OtherToy"]) == 2
     assert "best.ckpt holds a Toy, but model is a OtherToy; give the experiment" in capsys.readouterr().err
 
 
 def test_checkpoint_of_other_classes(
-    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit()
     monkeypatch.setattr(ToyData, "class_names", property(lambda self: ["a", "b", "c"]))
     assert main(["test", "-c", "toy.yaml"]) == 2
     err = capsys.readouterr().err
@@ -220,16 +238,15 @@ def test_checkpoint_of_other_classes(
     assert "3 (a, b, c)" in err
 
 
-def test_checkpoint_of_other_options(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit()
+def test_checkpoint_of_other_options(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", "-c", "toy.yaml", "--model.width", "7"]) == 2
     assert "best.ckpt does not fit this network: model.width is 7 now, was 5\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", "half"])
-def test_damaged_checkpoint(content: Any, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_checkpoint(content: Any, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if content == "half":
-        whole = (fit().folder.checkpoints / "last.ckpt").read_bytes()
+        whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
         content = whole[: len(whole) // 2]
     Path("torn.ckpt").write_bytes(content)
     assert main(["test", "-c", "toy.yaml", "--ckpt_path", "torn.ckpt"]) == 2
@@ -269,8 +286,7 @@ def test_trap_4_classes_are_known_before_setup(workspace: Path) -> None:
     assert ToyData.made == 1
 
 
-def test_trap_5_no_command_takes_abbreviations(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit()
+def test_trap_5_no_command_takes_abbreviations(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in TRAINING:
         assert main([command, "-c", "toy.yaml", "--trainer.max_epo", "1"]) == 2
         assert "unknown option --trainer.max_epo;" in capsys.readouterr().err

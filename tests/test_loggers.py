@@ -172,7 +172,7 @@ def test_offline_run_holds_config_and_metrics(workspace: Path, no_network: list[
     for word in (done.folder.id, "max_epochs", "val/loss", "test/loss", "class_path", "trainer/global_step"):
         assert word in text
     assert "anonymous" not in text
-    assert os.environ["WANDB_DATA_DIR"] == str(folder / "wandb")
+    assert os.environ["WANDB_DATA_DIR"] == str(folder.resolve() / "wandb")
     written = {path.name for path in workspace.iterdir()} - {"toy.yaml", "runs"}
     assert written <= {"home"}  # W&B's staging lies in the run folder, too
     assert wandb.run is None  # finished
