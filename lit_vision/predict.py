@@ -1,7 +1,5 @@
 """Predictions for pictures of the user's own, from a checkpoint alone."""
 
-import glob
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,22 +7,18 @@ from typing import Any, cast
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from lit_vision.data.dataset import Collate, one_thread
+from lit_vision.data.dataset import one_thread
 from lit_vision.data.decode import read_image
-from lit_vision.data.formats.files import list_files, natural_key
-from lit_vision.data.transforms import Transform
+from lit_vision.data.pictures import CollatePictures, Images, PictureFiles, find_images, relative_paths
 from lit_vision.errors import DataError, UserError
 from lit_vision.results import Results, result_names
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.checkpoints import load_task, read_checkpoint
 from lit_vision.tasks.optimization import as_channels_last
-from lit_vision.types import Sample
 
-NATIVE_MULTIPLE = 32  # the deepest stride of the encoders in use
 THRESHOLDS = ("score_threshold", "pixel_threshold", "threshold")  # of detector, instance segmenter, classifier
-Images = str | Path | Sequence[str | Path]
 
 
 def predict_images(
@@ -60,7 +54,8 @@ def predict_images(
     """
     output = Path(output)
     task = load_for_prediction(Path(ckpt_path), threshold, changes).to(_device(device))
-    paths, names = find_images(images, output)
+    paths = find_images(images, output)
+    names = result_names(relative_paths(paths))
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not overwrite:
         raise UserError(f"--output {output} holds files already: name another folder, or add --overwrite")
     several: Any = task.threshold if getattr(task, "multi_label", False) else None
@@ -109,83 +104,15 @@ def load_for_prediction(ckpt_path: Path, threshold: float | None, changes: Mappi
     return task
 
 
-def find_images(images: Images, output: Path) -> tuple[list[Path], list[str]]:
-    """Paths of the pictures in their order, and a unique name for each one's results.
-
-    Pictures below output, from an earlier prediction, are left out.
-
-    Raises:
-        UserError: nothing is there.
-    """
-    if isinstance(images, str | Path) and Path(images).is_dir():
-        paths = [Path(images) / name for name in list_files(Path(images))[0]]
-    elif isinstance(images, str | Path) and not Path(images).exists():
-        found = glob.glob(str(Path(images).expanduser()), recursive=True)
-        paths = sorted((path for path in map(Path, found) if path.is_file()), key=lambda path: natural_key(str(path)))
-    else:
-        paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
-    own = output.resolve()
-    paths = [path for path in paths if own not in path.resolve().parents]
-    if not paths:
-        raise UserError(f"--images {images}: no picture is there; give a file, a folder or a glob such as 'a/*.jpg'")
-    base = os.path.commonpath([path.parent.resolve() for path in paths])
-    return paths, result_names(
-        os.path.relpath(path.parent.resolve() / path.name, base).replace(os.sep, "/") for path in paths
-    )
-
-
-class PictureFiles(Dataset["Sample | str"]):
-    """Pictures prepared as the checkpoint's were; an unreadable one gives the sentence that says why.
-
-    Args:
-        paths: of the pictures.
-        data: the checkpoint's preprocessing: image_size, fit, in_channels, depth.
-    """
-
-    def __init__(self, paths: Sequence[Path], data: Mapping[str, Any]) -> None:
-        self.paths, self.data = paths, data
-        self.transform = Transform(tuple(data["image_size"]), data["fit"])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> "Sample | str":
-        try:
-            image = read_image(self.paths[i], self.data["in_channels"], self.data["depth"])
-        except UserError as error:
-            return str(error)
-        warped = self.transform(image)
-        size = torch.tensor(image.shape[:2])
-        return {"image": warped.image, "index": i, "frame": torch.as_tensor(warped.frame), "size": size}
-
-
-def _collate(items: Sequence["Sample | str"], multiple: int) -> tuple[dict[str, Any] | None, list[str | None]]:
-    """A batch of the readable ones, and for each item its problem or None."""
-    samples = [item for item in items if not isinstance(item, str)]
-    batch = cast(dict[str, Any], Collate(multiple=multiple)(samples)) if samples else None
-    return batch, [item if isinstance(item, str) else None for item in items]
-
-
-class _Collated:
-    """`_collate` with its multiple, in a form that worker processes can be sent."""
-
-    def __init__(self, multiple: int) -> None:
-        self.multiple = multiple
-
-    def __call__(self, items: Sequence["Sample | str"]) -> tuple[dict[str, Any] | None, list[str | None]]:
-        return _collate(items, self.multiple)
-
-
 def _predictions(
     task: VisionTask, paths: Sequence[Path], batch_size: int, num_workers: int
 ) -> Iterator[tuple[int, Any]]:
     """(position, prediction or problem) of every picture, in order."""
-    multiple = NATIVE_MULTIPLE if task.data["fit"] == "native" else 1
     loader: DataLoader[Any] = DataLoader(
         PictureFiles(paths, task.data),
         batch_size=batch_size,
         num_workers=num_workers,
-        collate_fn=_Collated(multiple),
+        collate_fn=CollatePictures(task.data["fit"]),
         worker_init_fn=one_thread,
     )
     position = 0

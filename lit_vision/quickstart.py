@@ -12,6 +12,7 @@ from lit_vision.data.shapes import draw_shapes
 from lit_vision.errors import UserError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments" / "quickstart"
+PICTURES = {"train": 500, "val": 100, "test": 100, "size": 128}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def main(
     console = Console()
     folder, start = Path(output) / "quickstart", time.monotonic()
     console.print(f"drawing pictures: {folder / 'shapes'}")
-    data = draw_shapes(folder / "shapes", train=500, val=100, test=100, size=128)
+    data = draw_shapes(folder / "shapes", **PICTURES)
     outcomes = []
     for goal in goals:
         console.rule(goal.task)
