@@ -10,7 +10,7 @@ quickstart: $(STAMP)  ## draw a data set; train, test and predict with all four 
 	$(BIN)/lit-vision quickstart
 
 test: $(STAMP)  ## the default suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-slow: $(STAMP)  ## the longer tests
 	$(BIN)/python -m pytest -m slow

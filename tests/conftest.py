@@ -1,9 +1,14 @@
 """Fixtures that several test files share."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: one thread per test process. Several processes share the cores (pytest -n), and threads that
+# spin while they wait for each other cost far more than they gain on networks as small as the tests'.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.append(str(Path(__file__).parent))  # so that an experiment can name stand_in.Toy
 
