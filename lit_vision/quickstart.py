@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -120,16 +121,16 @@ def table_of(outcomes: Sequence[Outcome]) -> Table:
 
 
 def example_pictures(outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
-    """Copies each run's test picture, small, to folder/<task>.jpg, such as for the README."""
+    """Writes the first row of each run's test picture, small, to folder/<task>.jpg, such as for the README."""
     import cv2
 
+    from lit_vision.data.decode import read_image
     from lit_vision.plotting import write_picture
 
     written = []
     for one in outcomes:
-        picture = cv2.imread(str(one.folder / "pictures" / "test.jpg"))[:, :, ::-1]
-        rows = picture[: (picture.shape[0] - 4) // 2]  # the first of two rows or more
-        scale = 800 / rows.shape[1]
-        small = cv2.resize(rows, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        written.append(write_picture(folder / f"{one.goal.task}.jpg", small, quality=80))
+        picture = read_image(one.folder / "pictures" / "test.jpg")
+        row = picture[: picture.shape[0] // 4]
+        small = cv2.resize(row, (800, round(800 * row.shape[0] / row.shape[1])), interpolation=cv2.INTER_AREA)
+        written.append(write_picture(folder / f"{one.goal.task}.jpg", np.asarray(small, np.uint8), quality=80))
     return written
