@@ -2,7 +2,9 @@
 
 import contextlib
 import io
-import os
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,28 +220,36 @@ def test_components_of_noise_are_measured_without_a_limit_on_their_number() -> N
     assert (values["ap"], values["pq"]) == (1.0, 1.0)
 
 
-def share_of_a_process(rank: int, address: str, shares: list[list[int]], results: Any) -> None:
+SHARES = [[[0, 2, 4], [1, 3, 0]], [[0, 1], []]]  # one image comes twice; nothing for the second process
+
+
+def as_a_process(rank: int, address: str) -> None:
+    """Prints the numbers that this process of two gets for each division of the images."""
     torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    metric = InstanceMetrics(CLASSES)
-    for i in shares[rank]:
-        truth, labels, predicted, kinds, scores, void = (torch.from_numpy(array) for array in picture(i))
-        metric.update(i, predicted, kinds, scores, truth, labels, void)
-    results[rank] = {key: float(value) for key, value in metric.compute().items()}
+    results = []
+    for shares in SHARES:
+        metric = InstanceMetrics(CLASSES)
+        for i in shares[rank]:
+            truth, labels, predicted, kinds, scores, void = (torch.from_numpy(array) for array in picture(i))
+            metric.update(i, predicted, kinds, scores, truth, labels, void)
+        results.append({key: float(value) for key, value in metric.compute().items()})
+    print(json.dumps(results))
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork: a spawned process cannot import a test file")
-@pytest.mark.parametrize("shares", [[[0, 2, 4], [1, 3, 0]], [[0, 1], []]])  # one comes twice; nothing for the second
-def test_two_processes_give_the_numbers_of_one(tmp_path: Path, shares: list[list[int]]) -> None:
-    context = torch.multiprocessing.get_context("fork")
-    with context.Manager() as manager:
-        results = manager.dict()
-        meeting = f"file://{tmp_path / 'meeting'}"
-        arguments = [(rank, meeting, shares, results) for rank in range(2)]
-        processes = [context.Process(target=share_of_a_process, args=given) for given in arguments]
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+    # This file run as a program: a forked process hangs on torch's threads, a spawned one cannot import a test.
+    command = [sys.executable, __file__, f"file://{tmp_path / 'meeting'}"]
+    processes = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    try:
+        outputs = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
+    finally:
         for process in processes:
-            process.start()
-        for process in processes:
-            process.join(60)
-        whole = measure([picture(i) for i in sorted({*shares[0], *shares[1]})])
-        assert dict(results) == dict.fromkeys(range(2), whole)
+            process.kill()
+    expected = [measure([picture(i) for i in sorted({*first, *second})]) for first, second in SHARES]
+    assert outputs == [expected, expected]
+
+
+if __name__ == "__main__":
+    as_a_process(int(sys.argv[2]), sys.argv[1])
