@@ -5,8 +5,8 @@ on in `lit_vision.cli`. A new command is a function here and a row in COMMANDS.
 """
 
 import argparse
-import re
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
