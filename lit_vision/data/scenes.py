@@ -1,5 +1,6 @@
 """Drawn pictures of shapes on textured backgrounds, with exact labels. Pure: a random generator in, arrays out."""
 
+import colorsys
 from dataclasses import dataclass
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 from lit_vision.types import BoolArray, FloatArray, Int32Array, Int64Array, UInt8Array
 
 CLASSES = ("disc", "square", "triangle", "star")
+HUE_SPREAD = 0.17  # turns to either side; classes are 0.25 apart, so a third of a class's hues are its neighbours' too
 OVERSAMPLING = 4  # outlines are filled at 4x and averaged, so that edges are as soft as a camera's
 MIN_VISIBLE = 0.6  # share of a shape that shapes drawn over it must leave visible
 MIN_PIXELS = 30
@@ -84,7 +86,7 @@ def draw_scene(rng: np.random.Generator, size: int = 160, objects: tuple[int, in
         objects: fewest and most shapes that are tried; a shape without room is left out, so there can be fewer.
 
     Returns:
-        The scene. Classes appear equally often over many scenes; colour says nothing about the class.
+        The scene. Classes appear equally often over many scenes; colour hints at the class without giving it away.
     """
     count = int(rng.integers(objects[0], objects[1] + 1))
     labels = (rng.permutation(count) + rng.integers(len(CLASSES))) % len(CLASSES)
@@ -155,7 +157,7 @@ class _Painting:
 
     def _paint(self, shape: Shape, coverage: FloatArray, window: tuple[slice, slice]) -> None:
         """Blends the shape over the picture, in a colour unlike those around it."""
-        colour = _distinct_colour(self.rng, self.colours)
+        colour = _distinct_colour(self.rng, self.colours, shape.label)
         fill = _texture(self.rng, max(coverage.shape), colour, depth=self.rng.uniform(2, 10))
         fill = fill[: coverage.shape[0], : coverage.shape[1]]
         self.pixels[window] += coverage[:, :, None] * (fill - self.pixels[window])
@@ -193,15 +195,25 @@ def _stays_recognisable(shape: Shape, visible: BoolArray) -> bool:
 
 
 def _colour(rng: np.random.Generator) -> FloatArray:
-    """(3,) float32 RGB in 25..230, so that light and noise seldom clip."""
-    return rng.uniform(25, 230, 3).astype(np.float32)
+    """(3,) float32 RGB of a background: any hue, never vivid, so that light and noise seldom clip."""
+    return _rgb(rng.uniform(0, 1), rng.uniform(0, 0.4), rng.uniform(0.3, 0.8))
 
 
-def _distinct_colour(rng: np.random.Generator, others: list[FloatArray]) -> FloatArray:
-    """Of ten colours the one farthest from its nearest among the others: neighbours can be told apart."""
-    candidates = rng.uniform(25, 230, (10, 3)).astype(np.float32)
+def _distinct_colour(rng: np.random.Generator, others: list[FloatArray], label: int) -> FloatArray:
+    """Of ten colours the one farthest from its nearest among the others: neighbours can be told apart.
+
+    Hues lie about the class's own, widely enough to overlap with the next class's: a hint, as in real pictures, that
+    lets a network learn the outlines within minutes.
+    """
+    hues = label / len(CLASSES) + rng.uniform(-HUE_SPREAD, HUE_SPREAD, 10)
+    candidates = np.stack([_rgb(hue, rng.uniform(0.4, 1), rng.uniform(0.35, 0.9)) for hue in hues])
     distances = np.linalg.norm(candidates[:, None] - np.stack(others)[None], axis=2).min(1)
     return np.asarray(candidates[int(distances.argmax())], np.float32)
+
+
+def _rgb(hue: float, saturation: float, value: float) -> FloatArray:
+    """(3,) float32 RGB in 0..255 of a hue in turns (any number), saturation and value in [0, 1]."""
+    return np.asarray(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32) * 255
 
 
 def _texture(rng: np.random.Generator, size: int, colour: FloatArray, depth: float) -> FloatArray:

@@ -36,7 +36,7 @@ def draw_shapes(
 
     Args:
         root: folder to make. It appears only when it is complete.
-        train: scenes, and as many pictures to classify, in the training split.
+        train: scenes, and half the pictures to classify, in the training split.
         val: the same for the validation split.
         test: the same for the test split.
         size: height and width of the scenes in pixels, at least 64; pictures to classify: half of it, at least 64.
@@ -84,6 +84,7 @@ def _draw_all(root: Path, recipe: dict[str, int]) -> None:
         # a generator of its own for every picture: the 7th is the same in a set of 10 and of 1,000
         seeds = [(recipe["seed"], number, i) for i in range(recipe[split])]
         _draw_scenes(root, split, seeds, recipe["size"])
+        seeds = [(recipe["seed"], number, i) for i in range(2 * recipe[split])]
         _draw_singles(root / "classification" / split, seeds, max(64, recipe["size"] // 2))
     _write_json(root / RECIPE, recipe)
 
