@@ -46,7 +46,7 @@ class Resources(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """An interrupted run has cost something too."""
-        if self._start:
+        if self._start and trainer.global_step:
             self._write(trainer)
 
     @rank_zero_only
