@@ -50,12 +50,13 @@ def test_every_task_trains_tests_and_predicts(tmp_path: Path, monkeypatch: pytes
     outcomes = main(tmp_path, options=options)
     assert [one.goal for one in outcomes] == list(GOALS)
     for one in outcomes:
-        assert len(list((one.folder / "predict" / "pictures").rglob("*.jpg"))) == 12
+        pictures = list((one.folder / "predict" / "pictures").rglob("*.jpg"))
+        assert len(pictures) == (24 if one.goal.task == "classification" else 12)
         for name in ("first_batch.jpg", "val_epoch_000.jpg", "test.jpg"):
             assert cv2.imread(str(one.folder / "pictures" / name)) is not None
         reported = json.loads((one.folder / "test" / "metrics.json").read_text())["metrics"]
         assert reported[one.goal.metric] == one.value
     with (outcomes[0].folder / "predict" / "predictions.csv").open(newline="") as file:
-        assert len(list(csv.reader(file))) == 13
+        assert len(list(csv.reader(file))) == 25
     pictures = example_pictures(outcomes, tmp_path / "docs")
     assert all(0 < path.stat().st_size < 60_000 for path in pictures)
