@@ -9,7 +9,7 @@ import numpy as np
 from lit_vision.types import BoolArray, FloatArray, Int32Array, Int64Array, UInt8Array
 
 CLASSES = ("disc", "square", "triangle", "star")
-HUE_SPREAD = 0.17  # turns to either side; classes are 0.25 apart, so a third of a class's hues are its neighbours' too
+HUE_SPREAD = 0.14  # turns to either side; classes are 0.25 apart, so hues at the rim are the next class's too
 OVERSAMPLING = 4  # outlines are filled at 4x and averaged, so that edges are as soft as a camera's
 MIN_VISIBLE = 0.6  # share of a shape that shapes drawn over it must leave visible
 MIN_PIXELS = 30
