@@ -110,7 +110,8 @@ def run_task(goal: Goal, data: Path, runs: Path, options: Sequence[str] = ()) ->
 
 def table_of(outcomes: Sequence[Outcome]) -> Table:
     """The last screen: task, metric, value, floor, seconds, run folder."""
-    table = Table("task", "metric", "value", "floor", "seconds", "run folder")
+    table = Table("task", "metric", "value", "floor", "seconds")
+    table.add_column("run folder", overflow="fold")  # a path cut short is no path
     for one in outcomes:
         color = "green" if one.reached else "red"
         value = f"[{color}]{one.value:.3f}[/{color}]"
