@@ -45,7 +45,12 @@ def test_experiments_missing_is_one_sentence(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.slow
 def test_every_task_trains_tests_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    options = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--data.num_workers=0"]
+    options = [
+        "--trainer.max_epochs=1",
+        "--trainer.check_val_every_n_epoch=1",
+        "--trainer.limit_train_batches=2",
+        "--data.num_workers=0",
+    ]
     monkeypatch.setattr("lit_vision.quickstart.PICTURES", {"train": 40, "val": 12, "test": 12, "size": 96})
     outcomes = main(tmp_path, options=options)
     assert [one.goal for one in outcomes] == list(GOALS)
