@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 where the user can mend it (one sentence on stderr), or 130 after Ctrl-C.
     """
     # Before torch is loaded: its threads, waiting for each other, spin shortly and then sleep. By default they spin on
-    # and take the cores from the loader's workers and from other runs: steps were 10 to 30 times slower on shared
-    # cores. Sleeping at once (OMP_WAIT_POLICY=PASSIVE) costs a third of the speed on idle ones. Measured on 2 cores.
+    # and take the cores from the loader's workers and from other runs: steps were up to 30 times slower on 2 shared
+    # cores. Sleeping at once (OMP_WAIT_POLICY=PASSIVE) cost a third of the speed on idle ones; this value costs none.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "50000")
     words = list(sys.argv[1:] if argv is None else argv)
