@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lit_vision import __version__, experiment_files, run_folder, screens
+from lit_vision import __version__
+from lit_vision.cli import experiment_files, screens
+from lit_vision.cli.names import KEYS, TRAINING, nearest
 from lit_vision.errors import UserError, find_user_error
-from lit_vision.names import KEYS, TRAINING, nearest
+from lit_vision.runs import folder as run_folder
 
 USER_ERROR = 2
 LEADING = (*KEYS, "config", "print_config", "help", "help-all")
@@ -84,7 +86,7 @@ def _training(command: str) -> Callable[[list[str]], int]:
         if command == "predict" and any(word.partition("=")[0] == "--images" for word in words):
             return _predict_images(words)
         words = _checked(command, words)
-        from lit_vision import cli
+        from lit_vision.cli import vision_cli as cli
 
         cli.run(command, words)
         return 0
@@ -181,7 +183,7 @@ def _quickstart(words: list[str]) -> int:
 
 
 def _completion(words: list[str]) -> int:
-    from lit_vision import completion
+    from lit_vision.cli import completion
 
     if len(words) != 1:
         raise UserError("which shell? lit-vision completion bash|zsh|fish")

@@ -97,7 +97,7 @@ def run_task(goal: Goal, data: Path, runs: Path, options: Sequence[str] = ()) ->
         runs: folder of the run folders.
         options: further options for all three commands.
     """
-    from lit_vision.cli import run
+    from lit_vision.cli.vision_cli import run
 
     start = time.monotonic()
     common = ["-c", str(EXPERIMENTS / f"{goal.task}.yaml"), "--data.root", str(data / goal.task), "--runs", str(runs)]

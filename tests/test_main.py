@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lit_vision import __version__, completion, screens
+from lit_vision import __version__
 from lit_vision.__main__ import COMMANDS, main
+from lit_vision.cli import completion, screens
+from lit_vision.cli.names import DATA_MODULES, TASKS, TRAINING, nearest
 from lit_vision.errors import UserError
-from lit_vision.names import DATA_MODULES, TASKS, TRAINING, nearest
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -159,7 +160,7 @@ def test_second_callback_list_is_announced(files: Path, capsys: pytest.CaptureFi
     Path("c.yaml").write_text("trainer: {callbacks+: []}\n")
     main(["test", "-c", "m18.yaml", "-c", "a.yaml", "-c", "b.yaml", "--unknown.key", "1"])
     assert "replace" not in capsys.readouterr().err  # the unknown option ends it first
-    from lit_vision.experiment_files import read_configs, replaced_callbacks
+    from lit_vision.cli.experiment_files import read_configs, replaced_callbacks
 
     a, b, c = (Path(f"{name}.yaml") for name in "abc")
     assert replaced_callbacks(read_configs([a, b])) == (

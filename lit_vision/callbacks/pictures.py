@@ -1,6 +1,7 @@
 """Pictures of a run: the first training batch as the network sees it, and predictions beside the truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +16,15 @@ from lit_vision.tasks.base import without_padding
 from lit_vision.types import Batch, UInt8Array
 
 PICTURES_PER_RUN = 10
+GOLDEN = 0.6180339887  # its multiples, without their whole part, fill 0..1 evenly and never take turns
 
 
 class Pictures(pl.Callback):
     """Writes to <run folder>/pictures, on rank 0, and hands the same files to W&B where it is in use.
 
     - first_batch.jpg, before the first step: pictures after augmentation with their labels drawn. Look at it first.
-    - val_epoch_003.jpg: for the first images of the validation split, the truth and right of it the prediction.
+    - val_epoch_003.jpg: for images spread over the validation split, the truth and right of it the prediction. They
+      are the same ones in every epoch, and with several processes of the part that rank 0 evaluates.
     - test.jpg, and val.jpg of `lit-vision validate`: likewise.
     - confusion_val.png, confusion_test.png: for classifiers, of the newest validation and of the test.
 
@@ -34,7 +37,11 @@ class Pictures(pl.Callback):
         if images < 1 or (every_n_epochs is not None and every_n_epochs < 1):
             raise UserError(f"Pictures takes images and every_n_epochs from 1, got {images} and {every_n_epochs}")
         self.images, self.every_n_epochs = images, every_n_epochs
+        self._forget()
+
+    def _forget(self) -> None:
         self._drawn: list[UInt8Array] = []
+        self._seen = 0  # images of the running evaluation, on this process
 
     # --- training -----------------------------------------------------------------------------------------------
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
@@ -49,23 +56,23 @@ class Pictures(pl.Callback):
     # --- validation and test ------------------------------------------------------------------------------------
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forgets the last epoch's pictures."""
-        self._drawn = []
+        self._forget()
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forgets the validation's pictures."""
-        self._drawn = []
+        self._forget()
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Draws until there are enough."""
+        """Draws those of the batch that were chosen."""
         if not trainer.sanity_checking and self._is_due(trainer):
             self._add(trainer, pl_module, outputs, batch)
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        """Draws until there are enough."""
+        """Draws those of the batch that were chosen."""
         self._add(trainer, pl_module, outputs, batch)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,13 +92,15 @@ class Pictures(pl.Callback):
         return trainer.current_epoch % every == 0 or trainer.current_epoch == epochs - 1
 
     def _add(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
-        missing = self.images - len(self._drawn) // 2
-        if missing <= 0 or not _draws(trainer):
+        if not _draws(trainer):
             return
+        chosen = spread(_own_images(trainer, self.images), self.images)
         real = cast(Mapping[str, Any], without_padding(cast(Batch, batch)))  # predictions leave the padding out, too
-        for i, prediction in enumerate(outputs[:missing]):
-            names = _names(pl_module)
-            self._drawn += [draw_truth(real, i, names), draw_guess(real, i, prediction, names)]
+        for i, prediction in enumerate(outputs):
+            if self._seen + i in chosen:
+                names = _names(pl_module)
+                self._drawn += [draw_truth(real, i, names), draw_guess(real, i, prediction, names)]
+        self._seen += len(outputs)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, name: str) -> None:
         if trainer.sanity_checking or not _draws(trainer):
@@ -103,6 +112,27 @@ class Pictures(pl.Callback):
         if confusion is not None:
             picture = confusion_matrix(confusion, _names(pl_module))
             _save(trainer, _folder(trainer) / f"confusion_{stage}.png", picture)
+
+
+def spread(count: int, wanted: int) -> set[int]:
+    """Positions among `count`, one from each of `wanted` equal stretches: in the order of folders, of every class.
+
+    The place within its stretch varies, since steps of one length would meet a single class where classes take turns.
+    """
+    stretches = pairwise(k * count // wanted for k in range(wanted + 1))
+    return {low + int(k * GOLDEN % 1 * (high - low)) for k, (low, high) in enumerate(stretches) if high > low}
+
+
+def _own_images(trainer: pl.Trainer, wanted: int) -> int:
+    """How many images of the running evaluation come to this process; `wanted` where no loader can tell."""
+    testing = trainer.state.fn == "test"
+    loaders: Any = trainer.test_dataloaders if testing else trainer.val_dataloaders
+    batches = trainer.num_test_batches if testing else trainer.num_val_batches
+    loader = loaders[0] if isinstance(loaders, list) else loaders
+    if not isinstance(loader.dataset, Sized):
+        return wanted
+    share = -(-len(loader.dataset) // trainer.world_size)
+    return int(min(share, batches[0] * (loader.batch_size or share)))
 
 
 def _draws(trainer: pl.Trainer) -> bool:

@@ -6,8 +6,8 @@ import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
-from lit_vision.loggers import RunWandbLogger
-from lit_vision.run_folder import RunFolder
+from lit_vision.runs.folder import RunFolder
+from lit_vision.runs.loggers import RunWandbLogger
 
 
 class SaveRun(SaveConfigCallback):

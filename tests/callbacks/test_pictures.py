@@ -1,4 +1,7 @@
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lit_vision.callbacks.pictures import Pictures
+from lit_vision.callbacks.pictures import Pictures, _own_images, spread
 from lit_vision.drawing import draw_guess, draw_truth, ranked, to_network
 from lit_vision.errors import UserError
 from lit_vision.metrics.classification import ClassificationMetrics
@@ -31,12 +34,25 @@ def batches(count: int = 12, size: int = 3) -> DataLoader[Any]:
     return DataLoader(items, batch_size=size)  # type: ignore[arg-type]  # a list is a map-style dataset
 
 
+def sorted_classes(count: int, classes: int) -> DataLoader[Any]:
+    """Pictures whose grey tells their position, class after class as a reader of folders gives them."""
+    items = [
+        {
+            "image": torch.full((3, 320, 320), i, dtype=torch.uint8),
+            "label": torch.tensor(i * classes // count),
+            "index": torch.tensor(i),
+        }
+        for i in range(count)
+    ]
+    return DataLoader(items, batch_size=7)  # type: ignore[arg-type]  # a list is a map-style dataset
+
+
 class Task(pl.LightningModule):
     """The smallest thing that a callback takes for a task."""
 
-    def __init__(self) -> None:
+    def __init__(self, class_names: Sequence[str] = ("even", "odd")) -> None:
         super().__init__()
-        self.class_names = ["even", "odd"]
+        self.class_names = list(class_names)
         self.layer = nn.Linear(1, 2)
         self.metrics = nn.ModuleDict({stage: ClassificationMetrics(self.class_names) for stage in ("val", "test")})
         self.seen: list[bool] = []
@@ -47,7 +63,7 @@ class Task(pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
         real = batch["index"] >= 0
-        shares = torch.eye(2)[batch["index"][real] % 2]
+        shares = torch.eye(len(self.class_names))[batch["index"][real] % 2]
         self.metrics["val"].update(shares, batch["label"][real])
         return [{"probabilities": row} for row in shares]
 
@@ -59,8 +75,10 @@ class Task(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(folder: Path, callback: Pictures, **options: Any) -> Task:
-    task = Task()
+def fit(
+    folder: Path, callback: Pictures, task: Task | None = None, val: DataLoader[Any] | None = None, **options: Any
+) -> Task:
+    task = task or Task()
     trainer = pl.Trainer(
         default_root_dir=folder,
         logger=False,
@@ -71,7 +89,7 @@ def fit(folder: Path, callback: Pictures, **options: Any) -> Task:
         callbacks=[callback],
         **{"max_epochs": 1, **options},
     )
-    trainer.fit(task, batches(), batches())
+    trainer.fit(task, batches(), val or batches())
     return task
 
 
@@ -89,6 +107,61 @@ def test_truth_and_prediction_stand_side_by_side(tmp_path: Path) -> None:
     truth, guess = picture[1, 1].astype(int), picture[1, 326].astype(int)
     assert np.abs(truth - truth.mean()).max() < 5  # grey ground: the truth
     assert guess[1] > guess[0] + 60  # green ground: right
+
+
+def test_every_class_of_a_sorted_split_is_drawn_and_the_same_images_each_epoch(tmp_path: Path) -> None:
+    """The first images alone would all be of the first class."""
+    drawn: list[list[int]] = []
+
+    class Recorder(Pictures):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if not trainer.sanity_checking:
+                drawn.append([int(picture[-1, -1, 0]) for picture in self._drawn[::2]])
+            super().on_validation_end(trainer, pl_module)
+
+    fit(tmp_path, Recorder(images=8), Task("abcd"), sorted_classes(50, 4), max_epochs=2)
+    assert drawn[0] == drawn[1] == sorted(spread(50, 8))
+    assert [position * 4 // 50 for position in drawn[0]] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_pictures_are_spread_over_the_batches_that_are_evaluated(tmp_path: Path) -> None:
+    fit(tmp_path, Pictures(images=3), Task("abcd"), sorted_classes(50, 4), limit_val_batches=2)
+    picture = cv2.imread(str(tmp_path / "pictures" / "val_epoch_000.jpg"))
+    cells = [picture[row * 324 + 300, column * 324 + 300, 0] for row, column in ((0, 0), (0, 2), (1, 0))]
+    assert [abs(int(cell) - place) <= 2 for cell, place in zip(cells, sorted(spread(14, 3)), strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 100, 1000])
+def test_spread_takes_one_of_each_stretch(count: int) -> None:
+    places = sorted(spread(count, 8))
+    assert len(places) == min(count, 8)
+    assert all(0 <= place < count for place in places)
+    edges = [k * count // 8 for k in range(9)]
+    assert [sum(low <= place < high for place in places) for low, high in pairwise(edges)] == [
+        int(high > low) for low, high in pairwise(edges)
+    ]
+
+
+def test_spread_meets_classes_that_take_turns() -> None:
+    """Equal steps would not: 8 of 24 images that are cat, dog, cat, dog ... at steps of 3 starting at 1."""
+    for period in (2, 3, 4):
+        assert {place % period for place in spread(24, 8)} == set(range(period))
+
+
+def test_share_of_a_process_and_loaders_of_ones_own() -> None:
+    def trainer(loader: object, batches: float, world_size: int) -> Any:
+        return SimpleNamespace(
+            state=SimpleNamespace(fn="validate"),
+            val_dataloaders=loader,
+            num_val_batches=[batches],
+            world_size=world_size,
+        )
+
+    data = batches(11, 4)
+    assert _own_images(trainer(data, 3, 1), 8) == 11
+    assert _own_images(trainer([data], 2, 2), 8) == 6  # rank 0 has the positions 0, 2, ..., 10
+    assert _own_images(trainer(data, 1, 2), 8) == 4
+    assert _own_images(trainer(SimpleNamespace(dataset=iter([]), batch_size=4), float("inf"), 1), 8) == 8
 
 
 def test_padding_and_sanity_check_are_not_drawn(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_vision.cli.names import DATA_MODULES, TASKS, nearest
 from lit_vision.errors import UserError, chain, find_user_error
-from lit_vision.names import DATA_MODULES, TASKS, nearest
 
 NOUNS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 PARTS = {"model": TASKS, "data": DATA_MODULES}

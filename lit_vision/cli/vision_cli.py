@@ -14,16 +14,17 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_vision import experiment_files, run_folder
 from lit_vision.callbacks.save_run import SaveRun
-from lit_vision.checkpoint_files import AtomicCheckpointIO, check_task, explained, read_header
+from lit_vision.cli import experiment_files
+from lit_vision.cli.names import DATA_MODULES, TASKS, TRAINING
+from lit_vision.cli.parser import ShortErrorParser, translated
+from lit_vision.cli.trainer_defaults import choose_precision, default_callbacks, quiet
 from lit_vision.data.base import VisionDataModule
 from lit_vision.errors import UserError
-from lit_vision.loggers import RunWandbLogger, WandbChoice, run_loggers
-from lit_vision.names import DATA_MODULES, TASKS, TRAINING
-from lit_vision.parser import ShortErrorParser, translated
+from lit_vision.runs import folder as run_folder
+from lit_vision.runs.checkpoints import AtomicCheckpointIO, check_task, explained, read_header
+from lit_vision.runs.loggers import RunWandbLogger, WandbChoice, run_loggers
 from lit_vision.tasks.base import VisionTask
-from lit_vision.trainer_defaults import choose_precision, default_callbacks, quiet
 
 TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # our samplers give each process its share, and know where they were

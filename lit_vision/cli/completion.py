@@ -1,7 +1,7 @@
 """Completion scripts for shells: static, about two kilobytes, answering without starting Python."""
 
+from lit_vision.cli.names import DATA_MODULES, KEYS, TASKS, nearest
 from lit_vision.errors import UserError
-from lit_vision.names import DATA_MODULES, KEYS, TASKS, nearest
 
 OPTIONS = (
     *("--help", "--help-all", "--debug", "--config", "--print_config", "--images", "--output"),

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_vision.cli.names import KEYS, nearest
 from lit_vision.errors import UserError
-from lit_vision.names import KEYS, nearest
 
 Configs = Mapping[Path, dict[str, Any]]
 

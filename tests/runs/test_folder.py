@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_vision import run_folder
-from lit_vision.checkpoint_files import AtomicCheckpointIO
 from lit_vision.errors import UserError
-from lit_vision.run_folder import RUN_DIR, RunFolder, existing, find_checkpoint, inherited, new, of_checkpoint
+from lit_vision.runs import folder as run_folder
+from lit_vision.runs.checkpoints import AtomicCheckpointIO
+from lit_vision.runs.folder import RUN_DIR, RunFolder, existing, find_checkpoint, inherited, new, of_checkpoint
 
 
 def make_run(runs: Path, name: str, *checkpoints: str) -> Path:
@@ -118,7 +118,7 @@ def test_checkpoint_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.slow
 def test_sigkill_loses_nothing_written(workspace: Path) -> None:
     """A training killed in the middle: rows and the last whole checkpoint stay, and the run can go on."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "lit_vision", "fit", "-c", "toy.yaml", "--trainer.max_epochs", "100000"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
@@ -141,7 +141,7 @@ def _rows(folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
 def test_two_processes_share_one_folder(launcher: str, workspace: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     python = [sys.executable, "-m"]
     if launcher == "torchrun":
         python += ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]

@@ -16,10 +16,11 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from stand_in import OtherToy, ToyData
 
-from lit_vision import cli, screens
 from lit_vision.__main__ import main
-from lit_vision.names import TRAINING
-from lit_vision.trainer_defaults import choose_precision, cpu_has_bf16
+from lit_vision.cli import screens
+from lit_vision.cli import vision_cli as cli
+from lit_vision.cli.names import TRAINING
+from lit_vision.cli.trainer_defaults import choose_precision, cpu_has_bf16
 
 FIT = "fit -c toy.yaml"
 WRONG = [
@@ -334,7 +335,7 @@ def test_trap_11_dropped_options_are_named(workspace: Path, said: list[str]) -> 
 
 def test_trap_12_first_screen_is_clean(workspace: Path) -> None:
     """In a process of its own, as a user sees it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "lit_vision", "fit", "-c", "toy.yaml", "--trainer.max_epochs", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=180)
     assert done.returncode == 0, done.stderr
@@ -349,9 +350,9 @@ def test_precision_needs_the_processor_and_the_proof(tmp_path: Path, monkeypatch
         bf16_shown = True
 
     shown, unshown = Shown(["a"]), OtherToy(["a"])
-    monkeypatch.setattr("lit_vision.trainer_defaults.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("lit_vision.cli.trainer_defaults.cpu_has_bf16", lambda: False)
     assert choose_precision(shown, "cpu")[0] == "32-true"
-    monkeypatch.setattr("lit_vision.trainer_defaults.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("lit_vision.cli.trainer_defaults.cpu_has_bf16", lambda: True)
     assert choose_precision(shown, "cpu")[0] == "bf16-mixed"
     assert choose_precision(unshown, "cpu") == ("32-true", "equal accuracy in bf16 is not shown for OtherToy")
 
@@ -391,8 +392,8 @@ def test_options_on_the_help_screen_exist(workspace: Path) -> None:
     options = {option for action in parser._actions for option in action.option_strings}
     named = set(re.findall(r"--[a-z_]+(?:\.[a-z_]+)?", screens.FIT))
     own = {name for name in named if name.startswith(("--model.", "--data.")) and not name.endswith(".help")}
+    from lit_vision.cli.parser import parameters
     from lit_vision.data.classification import ClassificationDataModule
-    from lit_vision.parser import parameters
     from lit_vision.tasks.classification import TransferClassifier
 
     for kind, part in ((TransferClassifier, "--model."), (ClassificationDataModule, "--data.")):

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_vision.cli.names import nearest
 from lit_vision.errors import UserError
-from lit_vision.names import nearest
 
 RUN_DIR = "LIT_VISION_RUN_DIR"  # how processes that rank 0 launches learn its folder
 ALPHABET = string.ascii_lowercase + string.digits

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lit_vision.errors import UserError
-from lit_vision.run_folder import RunFolder, rank
+from lit_vision.runs.folder import RunFolder, rank
 
 WandbChoice = Literal["auto", "off", "offline", "online"]
 Mode = Literal["disabled", "offline", "online"]

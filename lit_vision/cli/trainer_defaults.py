@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import (
 from lit_vision.callbacks.pictures import Pictures
 from lit_vision.callbacks.resources import Resources
 from lit_vision.callbacks.results import PredictionFiles
-from lit_vision.run_folder import RunFolder
+from lit_vision.runs.folder import RunFolder
 
 REFRESH = 10  # steps between two draws of the progress bar
 NOISE = (

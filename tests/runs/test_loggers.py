@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import wandb
 
-from lit_vision import cli, loggers
+from lit_vision.cli import vision_cli as cli
 from lit_vision.errors import UserError
-from lit_vision.loggers import RunCSVLogger, RunWandbLogger, wandb_mode
-from lit_vision.run_folder import RunFolder
+from lit_vision.runs import loggers
+from lit_vision.runs.folder import RunFolder
+from lit_vision.runs.loggers import RunCSVLogger, RunWandbLogger, wandb_mode
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
