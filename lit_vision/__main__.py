@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from lit_vision import __version__
 from lit_vision.cli import experiment_files, screens
-from lit_vision.cli.names import KEYS, TRAINING, nearest
+from lit_vision.cli.names import KEYS, READER_OPTIONS, TRAINING, nearest
 from lit_vision.errors import UserError, find_user_error
 from lit_vision.runs import folder as run_folder
 
@@ -104,7 +104,8 @@ def _checked(command: str, words: list[str]) -> list[str]:
             raise UserError(f"unknown option {word.partition('=')[0]}{nearest(name, LEADING)}")
     options = [word for word in words if word.startswith("--") and ".help" not in word]
     paths = experiment_files.config_paths(words)
-    if not paths and (not options or command != "fit"):
+    resumes = any(word.partition("=")[0] == "--resume" for word in words)
+    if not paths and (not options or command != "fit" or resumes):
         own = _config_of_run(words)
         if own is not None:
             words, paths = ["-c", str(own), *words], [own]
@@ -117,12 +118,13 @@ def _checked(command: str, words: list[str]) -> list[str]:
 
 
 def _config_of_run(words: list[str]) -> Path | None:
-    """config.yaml of the run that --run_dir or a checkpoint file names; None where neither does."""
+    """config.yaml of the run that --resume, --run_dir or a checkpoint file names; None where none does."""
     parser = _Arguments(add_help=False, allow_abbrev=False)
     parser.add_argument("--ckpt_path")
     parser.add_argument("--run_dir", type=Path)
+    parser.add_argument("--resume", type=Path)
     known, _ = parser.parse_known_args(words)
-    folder = known.run_dir
+    folder = known.resume if known.resume and str(known.resume) != "auto" else known.run_dir
     if folder is None and known.ckpt_path and Path(known.ckpt_path).is_file():
         run = run_folder.of_checkpoint(Path(known.ckpt_path))
         folder = run.path if run else None
@@ -157,19 +159,51 @@ def _predict_images(words: list[str]) -> int:
 
 
 def _convert(words: list[str]) -> int:
-    parser = _Arguments("lit-vision convert", allow_abbrev=False, description="One data format into another.")
+    parser = _Arguments(
+        "lit-vision convert",
+        allow_abbrev=False,
+        description="One data format into another.",
+        epilog="options of the readers (docs/data_formats.md explains them):\n"
+        + "".join(f"  {name + ':':<11}{', '.join(options)}\n" for name, options in READER_OPTIONS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("source", type=Path, help="folder or file of the data set; it is never changed")
     parser.add_argument("--output", required=True, type=Path, help="folder to be written")
-    parser.add_argument("--to", required=True, choices=("coco", "voc", "yolo"))
-    parser.add_argument("--format", default="auto", help="format of the source; default: recognised")
+    parser.add_argument("--to", required=True, choices=("coco", "voc", "yolo"), help="format to be written")
+    parser.add_argument(
+        "--format", default="auto", help="of the source: " + ", ".join(READER_OPTIONS) + "; default: auto"
+    )
+    parser.add_argument("--link", action="store_true", help="symbolic links to the images instead of copies")
+    # Only for the help: argparse cannot take names that it does not know.
+    parser.add_argument("--options.NAME", metavar="VALUE", help="of the reader, such as --options.classes cat,dog")
+    words, reader_options = _reader_options(words)
     options = parser.parse_args(words)
     if not options.source.exists():
         raise UserError(f"data set not found: {options.source}")
-    from lit_vision.data.convert import convert
+    from lit_vision.data.convert import convert_by_words
 
-    for note in convert(options.source, options.output, options.to, options.format):
+    for note in convert_by_words(
+        options.source, options.output, options.to, options.format, reader_options, options.link
+    ):
         print(note)
     return 0
+
+
+def _reader_options(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The words without `--options.NAME VALUE` (or NAME=VALUE), and these by name."""
+    rest: list[str] = []
+    found: dict[str, str] = {}
+    following = iter(words)
+    for word in following:
+        name, given, value = word.partition("=")
+        if not name.startswith("--options."):
+            rest.append(word)
+            continue
+        value = value if given else next(following, "--")
+        if not given and value.startswith("--"):
+            raise UserError(f"lit-vision convert: {name} needs a value: {name} VALUE")
+        found[name.removeprefix("--options.")] = value
+    return rest, found
 
 
 def _quickstart(words: list[str]) -> int:
@@ -180,6 +214,20 @@ def _quickstart(words: list[str]) -> int:
 
     quickstart(options.output)
     return 0
+
+
+def _rehearse(words: list[str]) -> int:
+    if "-h" in words or "--help" in words:
+        print(screens.REHEARSE, end="")
+        return 0
+    parser = _Arguments("lit-vision rehearse", allow_abbrev=False, add_help=False)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--folder", type=Path)
+    options, words = parser.parse_known_args(words)
+    words = _checked("fit", words)
+    from lit_vision.rehearse import main as rehearse
+
+    return rehearse(words, options.seed, options.folder)
 
 
 def _completion(words: list[str]) -> int:
@@ -215,6 +263,7 @@ class _Arguments(argparse.ArgumentParser):
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     **{command: _training(command) for command in TRAINING},
     "convert": _convert,
+    "rehearse": _rehearse,
     "quickstart": _quickstart,
     "completion": _completion,
     "version": _version,

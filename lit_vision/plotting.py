@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lit_vision.types import IGNORE_INDEX, Int32Array, UInt8Array
+from lit_vision.types import IGNORE_INDEX, BoolArray, Int32Array, UInt8Array
 
+JPEG_LIMIT = 65500  # pixels of a side
+_ROWS = 512  # of a picture that are coloured at a time
 READABLE = 320  # pixels of the longer side below which pictures are enlarged
 Array = npt.NDArray[np.generic]
 Color = tuple[int, int, int]
@@ -105,14 +107,13 @@ def draw_mask(image: UInt8Array, mask: Array, class_names: Sequence[str], opacit
     canvas, factor = enlarge(image), enlargement(image.shape[:2])
     classes = _enlarged(mask, factor)
     hidden = [k for k, name in enumerate(class_names) if name.lower() == "background"]
-    found = [int(k) for k in np.unique(classes) if k not in (*hidden, IGNORE_INDEX)]
     table = palette().copy()
     table[IGNORE_INDEX] = 0
-    shown = ~np.isin(classes, hidden)
-    canvas[shown] = _mixed(canvas[shown], table[classes[shown]], opacity)
+    _tint(canvas, classes, ~np.isin(np.arange(256), hidden)[classes], table, opacity)
     y = 0
-    for k in found:
-        y += _tag(canvas, class_names[k], (0, y), color_of(k), inside=True)
+    for k in np.flatnonzero(np.bincount(classes.ravel(), minlength=1)).tolist():
+        if k not in (*hidden, IGNORE_INDEX):
+            y += _tag(canvas, class_names[k], (0, y), color_of(k), inside=True)
     return canvas
 
 
@@ -134,8 +135,7 @@ def draw_instances(
     """
     canvas, factor = enlarge(image), enlargement(image.shape[:2])
     numbers = _enlarged(instances, factor)
-    inside = numbers > 0
-    canvas[inside] = _mixed(canvas[inside], palette()[(numbers[inside] - 1) % 256], 0.55)
+    _tint(canvas, (numbers - 1) % 256, numbers > 0, palette(), 0.55)
     canvas[_outlines(numbers)] = WHITE
     classes = np.asarray(labels, np.int64).reshape(-1)
     shares = None if scores is None else np.asarray(scores, np.float64).reshape(-1)
@@ -182,8 +182,13 @@ def grid(pictures: Sequence[UInt8Array], columns: int = 4, gap: int = 4) -> UInt
 
 
 def write_picture(path: Path, picture: UInt8Array, quality: int = 88) -> Path:
-    """Writes an RGB picture; the ending of the name says the format. Folders are made."""
+    """Writes an RGB picture; the ending of the name says the format. Folders are made.
+
+    JPEG cannot hold more than 65,500 pixels a side: larger pictures are thinned out by a whole factor.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    step = -(-max(picture.shape[:2]) // JPEG_LIMIT) if path.suffix in (".jpg", ".jpeg") else 1
+    picture = np.ascontiguousarray(picture[::step, ::step])
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix in (".jpg", ".jpeg") else []
     _, data = cv2.imencode(path.suffix, bgr, settings)
@@ -195,11 +200,15 @@ def _enlarged(labels: Array, factor: int) -> Int32Array:
     return np.repeat(np.repeat(np.asarray(labels, np.int32), factor, axis=0), factor, axis=1)
 
 
-def _mixed(under: UInt8Array, over: UInt8Array, opacity: float) -> UInt8Array:
-    return np.asarray(np.round((1 - opacity) * under + opacity * over.astype(np.float32)), np.uint8)
+def _tint(canvas: UInt8Array, labels: Int32Array, shown: BoolArray, colors: UInt8Array, opacity: float) -> None:
+    """Mixes each label's colour into the pixels that are `shown`, in place; by rows, for the memory."""
+    for at in range(0, len(canvas), _ROWS):
+        part, rows = canvas[at : at + _ROWS], slice(at, at + _ROWS)
+        mixed = cv2.addWeighted(part, 1 - opacity, colors[labels[rows]], opacity, 0)
+        np.copyto(part, mixed, where=shown[rows, :, None])
 
 
-def _outlines(numbers: Int32Array) -> npt.NDArray[np.bool_]:
+def _outlines(numbers: Int32Array) -> BoolArray:
     """Pixels of objects whose right or lower neighbour is of another object or of none."""
     edges = np.zeros(numbers.shape, np.bool_)
     edges[:, :-1] |= numbers[:, :-1] != numbers[:, 1:]
@@ -222,7 +231,8 @@ def _thickness(canvas: UInt8Array) -> int:
 
 def _ascii(text: str) -> str:
     """The text without accents: OpenCV draws ASCII only, other letters become "?"."""
-    return unicodedata.normalize("NFKD", text).encode("ascii", "replace").decode().replace("??", "?")
+    letters = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return "".join(letters).encode("ascii", "replace").decode()
 
 
 def _tag(

@@ -13,7 +13,7 @@ from lit_vision.data.dataset import one_thread
 from lit_vision.data.decode import read_image
 from lit_vision.data.pictures import CollatePictures, Images, PictureFiles, find_images, relative_paths
 from lit_vision.errors import DataError, UserError
-from lit_vision.results import Results, result_names
+from lit_vision.results import Results, licence_note, result_names
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.checkpoints import load_task, read_checkpoint
 from lit_vision.tasks.optimization import as_channels_last
@@ -53,24 +53,39 @@ def predict_images(
         DataError: some pictures could not be read, one sentence each; all others are done.
     """
     output = Path(output)
+    if batch_size < 1 or num_workers < 0:
+        raise UserError(f"--batch_size is {batch_size} and --num_workers {num_workers}: give at least 1 and 0")
     task = load_for_prediction(Path(ckpt_path), threshold, changes).to(_device(device))
     paths = find_images(images, output)
-    names = result_names(relative_paths(paths))
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not overwrite:
         raise UserError(f"--output {output} holds files already: name another folder, or add --overwrite")
     several: Any = task.threshold if getattr(task, "multi_label", False) else None
-    problems: list[str] = []
-    with Results(output, task.data["task"], task.class_names, several) as results, _progress() as progress:
-        for i, prediction in progress.track(_predictions(task, paths, batch_size, num_workers), len(paths)):
-            if isinstance(prediction, str):
-                problems.append(prediction)
-            else:
-                image = read_image(paths[i], task.data["in_channels"], task.data["depth"])
-                results.write(paths[i], names[i], image, prediction)
+    with Results(output, task.data["task"], task.class_names, several) as results:
+        problems = _write_predictions(results, task, paths, batch_size, num_workers)
     rank_zero_info(f"predicted {len(paths) - len(problems)} pictures: {output}")
+    if licence := getattr(task, "licence", None):
+        rank_zero_info(licence_note(licence))
     if problems:
         raise DataError(problems)
     return output
+
+
+def _write_predictions(
+    results: Results, task: VisionTask, paths: Sequence[Path], batch_size: int, num_workers: int
+) -> list[str]:
+    """Predicts and writes picture by picture; gives a sentence for each that could not be done."""
+    names, problems = result_names(relative_paths(paths)), []
+    with _progress() as progress:
+        for i, prediction in progress.track(_predictions(task, paths, batch_size, num_workers), len(paths)):
+            if isinstance(prediction, str):
+                problems.append(prediction)
+                continue
+            try:
+                image = read_image(paths[i], task.data["in_channels"], task.data["depth"])
+                results.write(paths[i], names[i], image, prediction)
+            except UserError as error:  # of this picture alone
+                problems.append(str(error))
+    return problems
 
 
 def load_for_prediction(ckpt_path: Path, threshold: float | None, changes: Mapping[str, Any]) -> VisionTask:

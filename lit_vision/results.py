@@ -3,21 +3,22 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
+from scipy.ndimage import find_objects
 from torch import Tensor
 
-from lit_vision.data.rle import encode_rle
+from lit_vision.data.rle import encode_label_map
 from lit_vision.drawing import draw_prediction
 from lit_vision.errors import UserError
 from lit_vision.plotting import palette, write_picture
-from lit_vision.types import UInt8Array
+from lit_vision.types import Int32Array, UInt8Array
 
+MOST_OBJECTS = 65535  # of a picture: what 16 bits can number
 Prediction = Mapping[str, Tensor]
 
 
@@ -83,12 +84,19 @@ class Results:
             name: of its own result files, without an ending, unique in this run; may hold folders.
             image: (H, W, C) uint8, the original picture.
             prediction: of one of the kinds in types.py.
+
+        Raises:
+            UserError: there are more objects than a label map can hold; nothing of this image is written then.
         """
+        values = {key: value.detach().cpu().numpy() for key, value in prediction.items()}
+        if len(values.get("labels", ())) > MOST_OBJECTS and self.task == "instances":
+            raise UserError(
+                f"{path} has more than {MOST_OBJECTS:,} objects, which a 16-bit label map cannot hold: tile it"
+            )
         self.count += 1
         write_picture(self.folder / "pictures" / f"{name}.jpg", draw_prediction(image, prediction, self.class_names))
         if self._coco:
             self._coco.add_image(self.count, path, image.shape[0], image.shape[1])
-        values = {key: value.detach().cpu().numpy() for key, value in prediction.items()}
         self._write(path, name, values)
 
     def _write_label(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
@@ -106,12 +114,10 @@ class Results:
 
     def _write_instances(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
         instances = values["instances"]
-        if instances.max(initial=0) > 65535:
-            raise UserError(f"{path} has more than 65,535 objects, which a 16-bit label map cannot hold: tile it")
         Image.fromarray(instances.astype(np.uint16)).save(_made(self.folder / "labels" / f"{name}.png"))
         objects = zip(values["labels"].tolist(), values["scores"].tolist(), strict=True)
-        for k, (label, score) in enumerate(objects):
-            self._add(label, score, **_outline(instances == k + 1))
+        for (label, score), outline in zip(objects, _outlines(instances, len(values["labels"])), strict=True):
+            self._add(label, score, **outline)
 
     def _write_boxes(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
         rows = zip(values["boxes"].tolist(), values["labels"].tolist(), values["scores"].tolist(), strict=True)
@@ -128,6 +134,11 @@ class Results:
     def _add(self, label: int, score: float, **facts: object) -> None:
         assert self._coco is not None
         self._coco.add({"image_id": self.count, "category_id": label + 1, "score": round(score, 6), **facts})
+
+
+def licence_note(licence: str) -> str:
+    """The line that ends a prediction: what was trained from pretrained weights stands under their licence."""
+    return f"licence of the pretrained weights behind this checkpoint: {licence}"
 
 
 def result_names(paths: Iterable[str]) -> list[str]:
@@ -194,15 +205,15 @@ class _Coco:
         self.file.close()
 
 
-def _outline(inside: npt.NDArray[np.bool_]) -> dict[str, object]:
-    """COCO's segmentation, bbox and area of one object."""
-    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    box = [0, 0, 0, 0]
-    if len(rows):
-        x, y = int(columns[0]), int(rows[0])
-        box = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
-    rle = {"size": list(inside.shape), "counts": encode_rle(inside).decode("ascii")}
-    return {"segmentation": rle, "bbox": box, "area": int(inside.sum())}
+def _outlines(instances: Int32Array, count: int) -> Iterator[dict[str, object]]:
+    """COCO's segmentation, bbox and area of the objects 1..count; zeros for those that have no pixel."""
+    areas = np.bincount(instances[instances > 0], minlength=count + 1)[1:].tolist()
+    places = find_objects(instances, count)
+    for place, area, counts in zip(places, areas, encode_label_map(instances, count), strict=True):
+        y, x = place or (slice(0, 0), slice(0, 0))
+        box = [x.start, y.start, x.stop - x.start, y.stop - y.start]
+        rle = {"size": list(instances.shape), "counts": counts.decode("ascii")}
+        yield {"segmentation": rle, "bbox": box, "area": area}
 
 
 def _made(path: Path) -> Path:

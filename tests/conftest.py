@@ -30,3 +30,11 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.yaml").write_text(TOY)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn data set of all four tasks: 4, 4 and 5 scenes of 64 pixels by split, twice as many to classify."""
+    from lit_vision.data.shapes import draw_shapes
+
+    return draw_shapes(tmp_path_factory.mktemp("drawn") / "set", train=4, val=4, test=5, size=64)

@@ -1,6 +1,7 @@
 """Stage one of the command line: everything here answers without torch."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from lit_vision import __version__
 from lit_vision.__main__ import COMMANDS, main
 from lit_vision.cli import completion, screens
-from lit_vision.cli.names import DATA_MODULES, TASKS, TRAINING, nearest
+from lit_vision.cli.names import DATA_MODULES, READER_OPTIONS, TASKS, TRAINING, nearest
 from lit_vision.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -39,6 +40,14 @@ WRONG = [
     (
         "convert . --to coc --output out",
         "lit-vision convert: --to is coc, but must be one of coco, voc, yolo; did you mean 'coco'?",
+    ),
+    (
+        "convert . --to coco --output out --options.classes",
+        "lit-vision convert: --options.classes needs a value: --options.classes VALUE",
+    ),
+    (
+        "convert . --to coco --output out --options.classes --link",
+        "lit-vision convert: --options.classes needs a value: --options.classes VALUE",
     ),
     (
         "convert . --to coco --outptu out",
@@ -141,6 +150,8 @@ def test_completion_is_small(shell: str) -> None:
         (["fit", "-c", "exp"], {"experiments/shapes/one.yaml"}),
         (["fit", "--ckpt_path", ""], {"best", "last"}),
         (["completion", "z"], {"zsh"}),
+        (["convert", "in", "--to", "c"], {"coco"}),
+        (["convert", "in", "--options.cl"], {"--options.class_masks", "--options.classes"}),
     ],
 )
 def test_bash_completes(words: list[str], expected: set[str], tmp_path: Path) -> None:
@@ -172,10 +183,30 @@ def test_second_callback_list_is_announced(files: Path, capsys: pytest.CaptureFi
 def test_plain_commands_need_no_method_on_the_trainer(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 10: LightningCLI's own extra subcommands build a model first and must be identifiers."""
     calls: list[tuple[object, ...]] = []
-    module = SimpleNamespace(convert=lambda *args: calls.append(args) or [])
+    module = SimpleNamespace(convert_by_words=lambda *args: calls.append(args) or [])
     monkeypatch.setitem(sys.modules, "lit_vision.data.convert", module)
     assert main(["convert", ".", "--to", "yolo", "--output", "out", "--format", "coco"]) == 0
-    assert calls == [(Path(), Path("out"), "yolo", "coco")]
+    assert calls == [(Path(), Path("out"), "yolo", "coco", {}, False)]
+
+
+def test_convert_hands_the_readers_options_and_the_links_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+    module = SimpleNamespace(convert_by_words=lambda *args: calls.append(args) or [])
+    monkeypatch.setitem(sys.modules, "lit_vision.data.convert", module)
+    words = ["--options.classes", "a,b", "--to", "voc", ".", "--options.images=x=y", "--link", "--output", "out"]
+    assert main(["convert", *words]) == 0
+    assert calls == [(Path(), Path("out"), "voc", "auto", {"classes": "a,b", "images": "x=y"}, True)]
+
+
+def test_options_of_readers_are_those_of_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    from lit_vision.data.formats import FORMATS
+
+    for name, options in READER_OPTIONS.items():
+        assert list(options) == [key for key in inspect.signature(FORMATS[name].read).parameters if key != "root"]
+    assert main(["convert", "--help"]) == 0
+    screen = capsys.readouterr().out
+    assert all(f"{', '.join(options)}\n" in screen for options in READER_OPTIONS.values())
+    assert all(word in screen for word in ("--link", "--options.NAME VALUE", "--to {coco,voc,yolo}"))
 
 
 def test_predict_on_pictures_needs_the_checkpoint_alone(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

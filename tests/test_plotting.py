@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lit_vision import plotting
 from lit_vision.charts import confusion_matrix, curves
 from lit_vision.plotting import (
     as_rgb,
@@ -129,6 +130,24 @@ def test_picture_is_written_as_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cv2.imread(str(path))[:, :, ::-1], picture)
 
 
+def test_pictures_beyond_jpegs_limit_are_thinned_out(tmp_path: Path) -> None:
+    wide = np.tile(np.arange(70_000, dtype=np.uint32)[None, :, None] // 300, (4, 1, 3)).astype(np.uint8)
+    path = write_picture(tmp_path / "wide.jpg", wide)
+    again = cv2.imread(str(path))
+    assert again.shape == (2, 35_000, 3)
+    assert np.abs(again[0, ::1000, 0].astype(int) - wide[0, ::2000, 0]).max() <= 3
+    assert cv2.imread(str(write_picture(tmp_path / "wide.png", wide))).shape == wide.shape
+
+
+def test_colours_are_mixed_alike_in_all_rows() -> None:
+    """Large pictures are coloured some rows at a time."""
+    image = np.full((1300, 4, 3), 100, np.uint8)
+    drawn = draw_mask(image, np.ones((1300, 4), np.uint8), ["background", "thing"])
+    expected = np.round(0.5 * 100 + 0.5 * np.array(color_of(1)))
+    assert (np.abs(drawn[200:].astype(int) - expected) <= 1).all()
+    assert (image == 100).all()
+
+
 def test_charts_are_pictures() -> None:
     matrix = confusion_matrix([[9, 1], [0, 5]], ["cat", "dog"])
     assert matrix.dtype == np.uint8
@@ -136,3 +155,18 @@ def test_charts_are_pictures() -> None:
     swapped = confusion_matrix([[1, 9], [5, 0]], ["cat", "dog"])
     assert (matrix != swapped).any()
     assert curves({"loss": ([0, 1, 2], [1.0, float("nan"), 0.2])}).shape == (400, 700, 3)
+
+
+def test_accents_are_left_out_and_unknown_letters_become_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(plotting.cv2, "putText", lambda canvas, text, *_: written.append(text))
+    draw_label(BLACK, ["Übrige Größe é", "细胞 a??b", ""])
+    assert written == ["Ubrige Gro?e e", "?? a??b", ""]
+
+
+def test_names_of_classes_are_no_formulas_and_hundreds_are_left_out() -> None:
+    assert confusion_matrix([[1, 0], [0, 1]], ["$_$", "b"]).shape[2] == 3
+    few, many = (confusion_matrix(np.eye(count), ["long name"] * count) for count in (60, 61))
+    assert few.shape == many.shape == (1200, 1200, 3)
+    inked = [(picture.max(2) < 100).sum() for picture in (few, many)]
+    assert inked[0] > 2 * inked[1]

@@ -7,12 +7,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from lit_vision.data.pictures import find_images, relative_paths
+from lit_vision import results
+from lit_vision.data.pictures import CollatePictures, PictureFiles, find_images, relative_paths
 from lit_vision.data.scenes import CLASSES, draw_scene
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import DataError, UserError
-from lit_vision.predict import predict_images
+from lit_vision.predict import load_for_prediction, predict_images
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.classification import TransferClassifier
 from lit_vision.tasks.detection import YOLODetector
@@ -95,6 +97,31 @@ def test_unreadable_pictures_are_listed_and_the_others_done(classifier: Path, pi
     assert [Path(row[0]).name for row in rows_of(tmp_path / "out" / "predictions.csv")[1:]] == ["1.png", "4.png"]
 
 
+def test_a_picture_with_too_many_objects_is_listed_and_the_others_done(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict_step(task: InstanceSegmenter, batch: dict[str, Any], _: int) -> list[dict[str, torch.Tensor]]:
+        made = []
+        for number, size in zip(batch["index"].tolist(), batch["size"].tolist(), strict=True):
+            instances = torch.zeros(size, dtype=torch.int32)
+            instances[0, : 3 - number] = torch.arange(1, 4 - number, dtype=torch.int32)
+            made.append(
+                {"instances": instances, "labels": torch.zeros(3 - number).long(), "scores": torch.ones(3 - number)}
+            )
+        return made
+
+    monkeypatch.setattr(InstanceSegmenter, "predict_step", predict_step)
+    monkeypatch.setattr(results, "MOST_OBJECTS", 2)
+    path = save(InstanceSegmenter(CLASSES, **SMALL), "instances", tmp_path / "i.ckpt")
+    with pytest.raises(DataError, match=r"p9.jpg has more than 2 objects, which a 16-bit label map") as caught:
+        predict_images(path, pictures / "a", tmp_path / "out")  # 3 objects, then 2
+    assert len(caught.value.problems) == 1
+    kept = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [Path(image["file_name"]).name for image in kept["images"]] == ["p10.jpg"]
+    assert [one["image_id"] for one in kept["annotations"]] == [1, 1]
+    assert not (tmp_path / "out" / "labels" / "p9.png").exists()
+
+
 def test_output_with_files_is_kept_unless_told(classifier: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="holds files already"):
@@ -114,15 +141,60 @@ def test_results_in_the_folder_of_the_pictures_are_not_predicted_again(pictures:
     assert relative_paths(paths) == ["x.png"]
 
 
+def test_home_spaces_letters_and_brackets_in_paths(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "my photos [1] ü"
+    folder.mkdir()
+    (folder / "Bild 1 é.png").write_bytes((pictures / "p1.png").read_bytes())
+    assert find_images("~/my photos [1] ü", tmp_path / "out") == [folder / "Bild 1 é.png"]
+    assert find_images("~/*/*.png", tmp_path / "out") == [folder / "Bild 1 é.png"]
+    assert find_images(str(folder / "Bild 1 é.png"), tmp_path / "out") == [folder / "Bild 1 é.png"]
+
+
+def test_native_pictures_are_padded_to_whole_cells_of_the_network(pictures: Path) -> None:
+    data = {"image_size": [64, 64], "in_channels": 3, "depth": "full"}
+    for fit, size in (("native", (96, 96)), ("letterbox", (64, 64))):
+        files = PictureFiles([pictures / "a/p9.jpg", pictures / "nowhere.jpg"], {**data, "fit": fit})  # 72 x 80, none
+        batch, problems = CollatePictures(fit)([files[0], files[1]])
+        assert batch is not None
+        assert batch["image"].shape == (1, 3, *size)
+        assert batch["size"].tolist() == [list(cv2.imread(str(pictures / "a/p9.jpg")).shape[:2])]
+        assert [problem is None for problem in problems] == [True, False]
+
+
 def test_list_keeps_its_order(pictures: Path, tmp_path: Path) -> None:
     wanted = [pictures / "p1.png", pictures / "a" / "p9.jpg"]
     assert find_images(wanted, tmp_path) == wanted
+
+
+def test_licence_of_the_weights_travels_in_the_checkpoint_and_is_told_once(
+    pictures: Path,
+    classifier: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_file(TransferClassifier(CLASSES, backbone="lcnet_050").network.state_dict(), weights, {"license": "mit"})
+    task = TransferClassifier(CLASSES, backbone="lcnet_050", weights=str(weights))
+    path = save(task, "classification", tmp_path / "best.ckpt")
+    assert load_for_prediction(path, None, {}).licence == "mit (w.safetensors)"
+    with caplog.at_level("INFO"):
+        predict_images(path, pictures, tmp_path / "out", batch_size=2)
+        predict_images(classifier, pictures, tmp_path / "random", batch_size=2)  # random weights have none
+    said = capsys.readouterr().out + capsys.readouterr().err + caplog.text
+    assert said.count("licence of the pretrained weights behind this checkpoint: mit (w.safetensors)") == 1
+    assert said.count("licence of the pretrained") == 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"images": "nowhere/*.jpg"}, "no picture is there"),
+        ({"batch_size": 0}, "--batch_size is 0"),
+        ({"num_workers": -1}, "--num_workers -1"),
         ({"device": "cuda:77"}, "--device cuda:77 is not available here"),
         ({"device": "fast"}, "--device fast is not available here"),
         ({"threshold": 0.3}, "--threshold has no meaning for this TransferClassifier"),

@@ -115,3 +115,22 @@ def test_files_are_readable_after_an_interruption(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert len(json.loads((tmp_path / "predictions.json").read_text())["annotations"]) == 1
+
+
+def test_outlines_of_objects_without_pixels_and_at_the_edges(tmp_path: Path) -> None:
+    instances = torch.zeros(30, 50, dtype=torch.int32)
+    instances[29, 49], instances[:, 0] = 1, 3  # object 2 lies under the others
+    with Results(tmp_path, "instances", NAMES) as results:
+        labels, scores = torch.tensor([0, 1, 0]), torch.tensor([0.5, 0.5, 0.5])
+        results.write(Path("a.jpg"), "a", IMAGE, {"instances": instances, "labels": labels, "scores": scores})
+        empty = {"instances": instances * 0, "labels": labels[:0], "scores": scores[:0]}
+        results.write(Path("b.jpg"), "b", IMAGE, empty)
+    coco = COCO(str(tmp_path / "predictions.json"))
+    assert [(one["bbox"], one["area"]) for one in coco.loadAnns([1, 2, 3])] == [
+        ([49, 29, 1, 1], 1),
+        ([0, 0, 0, 0], 0),
+        ([0, 0, 1, 30], 30),
+    ]
+    for one, number in zip(coco.loadAnns([1, 2, 3]), (1, 2, 3), strict=True):
+        np.testing.assert_array_equal(coco.annToMask(one), instances.numpy() == number)
+    assert coco.getAnnIds(imgIds=2) == []

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import tifffile
 import yaml
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 
 from lit_vision.cli.vision_cli import VisionCLI, run
 
@@ -35,8 +37,63 @@ MODULES = {
 TASKS = tuple(MODELS)
 
 
+class RecordSteps(Callback):
+    """Keeps the batches and losses of a training, and the weights as the optimizer left them after each."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Any]] = []
+        self.losses: list[float] = []
+        self.weights: list[dict[str, Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        self.batches.append(batch)
+        self.losses.append(float(outputs["loss"]))
+        self.weights.append({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+
+class RecordOutputs(Callback):
+    """Keeps what validation and prediction give, an entry per picture, and the types that the network calculated in."""
+
+    def __init__(self) -> None:
+        self.given: list[dict[str, Tensor]] = []
+        self.inside: set[Any] = set()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for module in pl_module.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(lambda _, inputs, output: self.inside.add(output.dtype))
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.given += outputs
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        self.given += outputs
+
+
+RECORD = {"class_path": "tiny.RecordSteps"}
+OUTPUTS = {"class_path": "tiny.RecordOutputs"}
+
+
+def outputs_of(done: VisionCLI) -> RecordOutputs:
+    """What OUTPUTS, among the callbacks of an experiment, has kept."""
+    (record,) = [one for one in done.trainer.callbacks if isinstance(one, RecordOutputs)]
+    return record
+
+
+def recorded(done: VisionCLI) -> RecordSteps:
+    """What RECORD, among the callbacks of an experiment, has kept."""
+    (record,) = [one for one in done.trainer.callbacks if isinstance(one, RecordSteps)]
+    return record
+
+
 def write_experiment(
-    path: Path, task: str, root: Path, model: dict[str, Any] | None = None, data: dict[str, Any] | None = None,
+    path: Path,
+    task: str,
+    root: Path,
+    model: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
     **trainer: Any,
 ) -> Path:
     """An experiment over drawn pictures of 64 pixels.

@@ -10,7 +10,7 @@ from torch import distributed
 
 from lit_vision.data.base import VisionDataModule
 from lit_vision.data.decode import read_image
-from lit_vision.results import Results, result_names
+from lit_vision.results import Results, licence_note, result_names
 
 
 class PredictionFiles(pl.Callback):
@@ -51,6 +51,8 @@ class PredictionFiles(pl.Callback):
         if self._results is not None:
             self._results.close()
             rank_zero_info(f"predicted {self._results.count} pictures: {self._results.folder}")
+            if licence := getattr(pl_module, "licence", None):
+                rank_zero_info(licence_note(licence))
             self._results = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

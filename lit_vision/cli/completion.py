@@ -1,10 +1,13 @@
 """Completion scripts for shells: static, about two kilobytes, answering without starting Python."""
 
-from lit_vision.cli.names import DATA_MODULES, KEYS, TASKS, nearest
+from itertools import chain
+
+from lit_vision.cli.names import DATA_MODULES, KEYS, READER_OPTIONS, TASKS, nearest
 from lit_vision.errors import UserError
 
 OPTIONS = (
     *("--help", "--help-all", "--debug", "--config", "--print_config", "--images", "--output"),
+    *("--to", "--format", "--link", *(f"--options.{name}" for name in sorted(set(chain(*READER_OPTIONS.values()))))),
     *(f"--{key}" for key in KEYS),
     *("--model.backbone", "--model.weights", "--model.freeze", "--model.optimizer", "--model.scheduler"),
     *("--data.root", "--data.format", "--data.image_size", "--data.batch_size", "--data.num_workers"),
@@ -14,7 +17,10 @@ VALUES = {
     "--model": tuple(TASKS),
     "--data": tuple(DATA_MODULES),
     "--ckpt_path": ("best", "last"),
+    "--resume": ("auto",),
     "--wandb": ("off", "offline", "online"),
+    "--to": ("coco", "voc", "yolo"),
+    "--format": tuple(READER_OPTIONS),
 }
 SHELLS = ("bash", "zsh", "fish")
 

@@ -15,7 +15,17 @@ DATA_MODULES: dict[str, str] = {
     "InstanceDataModule": "lit_vision.data.instances",
     "DetectionDataModule": "lit_vision.data.detection",
 }
+CALLBACKS: dict[str, str] = {
+    "ProgressiveUnfreezing": "lit_vision.callbacks.unfreezing",
+    "RunCheckpoints": "lit_vision.callbacks.checkpointing",
+}
 TRAINING = ("fit", "validate", "test", "predict")
+READER_OPTIONS: dict[str, tuple[str, ...]] = {  # of the formats that `convert` can read
+    "coco": ("annotations", "images", "classes", "outlines"),
+    "voc": ("classes", "images", "difficult", "one_based"),
+    "yolo": ("data", "classes"),
+    "labelmaps": ("classes", "images", "labels", "class_masks", "mask_suffix"),
+}
 KEYS = (
     "seed_everything",
     "model",
@@ -24,6 +34,7 @@ KEYS = (
     "experiment",
     "runs",
     "run_dir",
+    "resume",
     "wandb",
     "ckpt_path",
     "weights_only",

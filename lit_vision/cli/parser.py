@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from numbers import Number
 from typing import Any, NoReturn
 
+from jsonargparse.typing import register_type
 from pytorch_lightning import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
@@ -16,6 +18,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_vision.cli.names import DATA_MODULES, TASKS, nearest
 from lit_vision.errors import UserError, chain, find_user_error
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, Number):
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
+# torchvision's transforms take a numbers.Number (degrees: 20), which jsonargparse reads but would not write back.
+register_type(Number, lambda value: value, _number, type_check=isinstance, fail_already_registered=False)
 
 NOUNS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 PARTS = {"model": TASKS, "data": DATA_MODULES}
@@ -139,8 +151,10 @@ def _unknown_class(message: str, key: str) -> str | None:
         hint = nearest(name, PARTS[key]) or f"; it can be {', '.join(PARTS[key])}, or the full path of your own"
         return f"{key}: unknown class '{name}'{hint}"
     bases: list[type[Any]] = [Callback, Logger, Optimizer, LRScheduler, nn.Module]
-    names = {kind.__name__ for base in bases for kind in _subclasses(base)}
-    return f"{key}: unknown class '{name}'{nearest(name, names)}"
+    kinds = {kind.__name__: kind for base in bases for kind in _subclasses(base)}
+    if name in kinds:  # but of another base than this key's
+        return f"{key}: class '{name}' needs its full path, {kinds[name].__module__}.{name}"
+    return f"{key}: unknown class '{name}'{nearest(name, kinds)}"
 
 
 def _subclasses(kind: type[Any]) -> Iterator[type[Any]]:

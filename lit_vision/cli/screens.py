@@ -4,16 +4,38 @@ MAIN = """\
 lit-vision: train, test and use networks that classify, segment, separate and detect.
 
   lit-vision fit      -c FILE [--key value ...]                    train
+  lit-vision fit      --resume FOLDER | -c FILE --resume auto      go on with a run that was stopped or killed
   lit-vision validate -c FILE [--ckpt_path best|last|FILE]         metrics on the validation split
   lit-vision test     -c FILE [--ckpt_path best|last|FILE]         metrics on the test split
   lit-vision predict  -c FILE [--ckpt_path best|last|FILE]         predictions on the data module's test pictures
   lit-vision predict  --ckpt_path FILE --images FILE|FOLDER|GLOB --output DIR
+  lit-vision rehearse -c FILE                                      your run on two processes, killed and resumed
   lit-vision convert  SOURCE --to coco|voc|yolo --output DIR       one data format into another
   lit-vision quickstart [--output DIR]                             all four tasks on drawn pictures, in minutes
   lit-vision completion bash|zsh|fish                              a script for your shell
   lit-vision version
 
 `lit-vision COMMAND --help` explains one; --debug shows the traceback behind an error.
+"""
+
+REHEARSE = """\
+lit-vision rehearse: a few steps of your experiment on two CPU processes, killed and resumed, before you pay for more
+
+  lit-vision rehearse -c experiments/<task>/<name>.yaml [--key value ...]
+
+It runs 3 epochs of 4 steps once without a break, and once with a kill -9 and a SIGTERM at random steps, resumed each
+time. Openings of ProgressiveUnfreezing come as much earlier as the run is shorter. Nothing is sent anywhere.
+
+Looked at: one run folder and one W&B id, equal weights on both ranks, losses and weights equal to the last bit with and
+without the breaks, what trains at each step, parameters without a gradient, batches per rank, checkpoint size, memory.
+Exit code 0 only if all of it holds.
+
+  --seed 7                        draws the same steps again (the report says which seed it was)
+  --folder DIR                    keep runs and logs there; default: a temporary folder, kept where a check fails
+  --data.batch_size 2             and every other option of fit, for a network too large for this machine
+
+Example:
+  lit-vision rehearse -c experiments/quickstart/classification.yaml --data.root runs/quickstart/shapes/classification
 """
 
 FIT = """\
@@ -45,7 +67,8 @@ Most used:
   --trainer.devices 2             processes, one per device
   --trainer.callbacks+=NAME       one more callback, such as EarlyStopping; --trainer.callbacks.monitor val/loss
   --seed_everything 0             same seed, same run
-  --ckpt_path best|last|FILE      of the newest run of the experiment; fit continues it, validate and test read it
+  --resume auto|FOLDER            fit goes on with the newest run of the experiment, or with this run
+  --ckpt_path best|last|FILE      of the newest run of the experiment; validate and test read it
   --wandb off|offline|online      default: online where there is an API key, else offline
   --runs DIR, --experiment NAME   where the run folder lies: runs/<experiment>/<time>-<id>/
   --print_config                  the complete experiment, ready for -c, and nothing else
@@ -55,7 +78,7 @@ Most used:
 
 Examples:
   lit-vision fit -c experiments/classification/flowers.yaml --data.root ~/flowers
-  lit-vision fit -c experiments/classification/flowers.yaml --ckpt_path last --trainer.max_epochs 60
+  lit-vision fit -c experiments/classification/flowers.yaml --resume auto --trainer.max_epochs 60
   lit-vision test -c experiments/classification/flowers.yaml --ckpt_path best
 """
 

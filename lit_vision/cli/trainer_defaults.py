@@ -11,15 +11,18 @@ import torch
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.callbacks import (
     LearningRateMonitor,
-    ModelCheckpoint,
     ProgressBar,
     RichProgressBar,
     TQDMProgressBar,
 )
 
+from lit_vision.callbacks.boundaries import Boundaries
+from lit_vision.callbacks.checkpointing import RunCheckpoints
 from lit_vision.callbacks.pictures import Pictures
+from lit_vision.callbacks.rank_check import RankCheck
 from lit_vision.callbacks.resources import Resources
 from lit_vision.callbacks.results import PredictionFiles
+from lit_vision.callbacks.seeding import StepSeeds
 from lit_vision.runs.folder import RunFolder
 
 REFRESH = 10  # steps between two draws of the progress bar
@@ -49,6 +52,9 @@ WARNINGS = (
     ".*exists and is not empty.*",
     ".*overridden `on_after_batch_transfer`.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
+    ".*WeightAveraging callback, but loading a checkpoint outside.*",
+    ".*WeightAveraging callback with a model that overrides.*",
+    ".*sync_dist=True.*",  # whole-set metrics are equal on all processes
 )
 
 
@@ -68,14 +74,21 @@ class _Noise(logging.Filter):
         return not any(word in message for word in NOISE)
 
 
-def default_callbacks(
-    trainer: dict[str, Any], model: LightningModule, folder: RunFolder, fitting: bool
-) -> list[Callback]:
+def first_callbacks(own: Sequence[Callback]) -> list[Callback]:
+    """What has to come before all others in training: the seeds of a step, and the boundary before it.
+
+    Args:
+        own: the user's; one of these kinds among them is taken instead of ours.
+    """
+    kinds: tuple[type[Callback], ...] = (StepSeeds, Boundaries)
+    return [next((one for one in own if isinstance(one, kind)), None) or kind() for kind in kinds]
+
+
+def default_callbacks(trainer: dict[str, Any], folder: RunFolder, fitting: bool) -> list[Callback]:
     """The callbacks a run gets beside the user's own.
 
     Args:
         trainer: options of the Trainer; `callbacks` are the user's.
-        model: names the metric that decides which checkpoint is the best.
         folder: where checkpoints go.
         fitting: validation and test write no checkpoints and have no learning rate.
     """
@@ -85,29 +98,18 @@ def default_callbacks(
         callbacks.append(progress_bar())
     if not fitting:
         return callbacks + [one for one in (Pictures(), PredictionFiles()) if not _has(own, type(one))]
-    if trainer.get("enable_checkpointing") is not False:
-        taken = {one.state_key for one in own if isinstance(one, ModelCheckpoint)}
-        callbacks += [one for one in checkpoints(trainer, model, folder.checkpoints) if one.state_key not in taken]
+    if trainer.get("enable_checkpointing") is not False and not _has(own, RunCheckpoints):
+        callbacks.append(RunCheckpoints(dirpath=str(folder.checkpoints)))
     if trainer.get("logger") is not False and not any(isinstance(one, LearningRateMonitor) for one in own):
         callbacks.append(LearningRateMonitor())
     if not trainer.get("fast_dev_run") and not any(isinstance(one, Resources) for one in own):
         callbacks.append(Resources())
-    return callbacks if _has(own, Pictures) else [*callbacks, Pictures()]
+    return callbacks + [one for one in (RankCheck(), Pictures()) if not _has(own, type(one))]
 
 
 def progress_bar() -> ProgressBar:
     """Rich on a terminal; plain lines where output goes to a file."""
     return RichProgressBar(refresh_rate=REFRESH) if sys.stdout.isatty() else TQDMProgressBar(refresh_rate=REFRESH)
-
-
-def checkpoints(trainer: dict[str, Any], model: LightningModule, folder: Path) -> list[ModelCheckpoint]:
-    """best.ckpt by the task's own metric, and last.ckpt, the state after the newest epoch."""
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common)
-    if trainer.get("limit_val_batches") == 0:
-        return [last]  # nothing to choose the best by
-    monitor, mode = getattr(model, "monitor", "val/loss"), getattr(model, "monitor_mode", "min")
-    return [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common), last]
 
 
 def _has(own: Sequence[Callback], kind: type[Callback]) -> bool:

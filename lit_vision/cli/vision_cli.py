@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +16,18 @@ from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_vision.callbacks.save_run import SaveRun
+from lit_vision.callbacks.stopping import end_launched, stopped_before_training
 from lit_vision.cli import experiment_files
-from lit_vision.cli.names import DATA_MODULES, TASKS, TRAINING
+from lit_vision.cli.channels import ChannelLink
+from lit_vision.cli.names import CALLBACKS, DATA_MODULES, TASKS, TRAINING
 from lit_vision.cli.parser import ShortErrorParser, translated
-from lit_vision.cli.trainer_defaults import choose_precision, default_callbacks, quiet
+from lit_vision.cli.trainer_defaults import choose_precision, default_callbacks, first_callbacks, quiet
 from lit_vision.data.base import VisionDataModule
 from lit_vision.errors import UserError
 from lit_vision.runs import folder as run_folder
 from lit_vision.runs.checkpoints import AtomicCheckpointIO, check_task, explained, read_header
 from lit_vision.runs.loggers import RunWandbLogger, WandbChoice, run_loggers
+from lit_vision.runs.resume import Resumed, to_continue
 from lit_vision.tasks.base import VisionTask
 
 TRAINER_DEFAULTS = {
@@ -46,6 +50,13 @@ def run(command: str, args: Sequence[str]) -> "VisionCLI":
         UserError: something the user gave is wrong.
     """
     quiet()
+    if command != "fit":
+        return _parse_and_run(command, args)
+    with stopped_before_training():
+        return _parse_and_run(command, args)
+
+
+def _parse_and_run(command: str, args: Sequence[str]) -> "VisionCLI":
     _import_named(args)
     environment = os.environ.pop("JSONARGPARSE_DEFAULT_ENV", None)
     if environment:
@@ -54,10 +65,10 @@ def run(command: str, args: Sequence[str]) -> "VisionCLI":
 
 
 def _import_named(args: Sequence[str]) -> None:
-    """Imports the tasks and data modules that are named; jsonargparse knows a short class name once it is imported."""
+    """Imports the tasks, data modules and callbacks that are named: then jsonargparse knows their short names."""
     texts = [path.read_text() for path in experiment_files.config_paths(args)]
     text = " ".join([*args, *texts])
-    for name, module in {**TASKS, **DATA_MODULES}.items():
+    for name, module in {**TASKS, **DATA_MODULES, **CALLBACKS}.items():
         if name in text:
             with translated(f"{name} cannot be loaded"):
                 importlib.import_module(module)
@@ -71,6 +82,7 @@ class VisionCLI(LightningCLI):
         self.folder: run_folder.RunFolder
         self.metrics: dict[str, float] = {}
         self.header: dict[str, Any] = {}
+        self.channels = ChannelLink()
         strict: dict[str, Any] = {"allow_abbrev": False}
         super().__init__(
             model_class=VisionTask,
@@ -92,9 +104,11 @@ class VisionCLI(LightningCLI):
         parser.add_argument("--experiment", type=str | None, default=None, help="its name; default: stem of the YAML")
         parser.add_argument("--runs", type=str, default="runs", help="folder of all run folders")
         parser.add_argument("--run_dir", type=str | None, default=None, help="one run folder, instead of a new one")
+        parser.add_argument("--resume", type=str | None, default=None, help="auto, or the run folder to continue")
         choices = Literal["auto", "off", "offline", "online"] | bool  # YAML reads a bare `off` as false
         parser.add_argument("--wandb", type=choices, default="auto", help="auto: online where there is a key")
         parser.link_arguments("data.class_names", "model.init_args.class_names", self._classes, apply_on="instantiate")
+        parser.link_arguments("data.in_channels", "model.init_args.in_channels", self.channels, apply_on="instantiate")
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parses, then refuses what would be dropped silently and finds files named relative to their YAML."""
@@ -102,6 +116,7 @@ class VisionCLI(LightningCLI):
         self.options = self.config[self.config.subcommand]
         configs = experiment_files.read_configs(self.paths)
         self._say_dropped(configs)
+        self.channels.read(args, configs, self.options.model.get("init_args", {}))
         self.given_classes = self.options.model.get("init_args", {}).get("class_names")
         for section, name in (("data", "root"), ("model", "weights")):
             arguments = self.options[section].get("init_args", {})
@@ -128,12 +143,15 @@ class VisionCLI(LightningCLI):
         runs, run_dir = Path(options.runs), Path(options.run_dir) if options.run_dir else None
         which = options.get("ckpt_path") or (None if command == "fit" else "best")
         checkpoint = None
-        if which and which != "none":
+        if options.resume:
+            run = self._resumed(runs, experiment, run_dir)
+            run_dir, checkpoint = (run.folder, run.checkpoint) if run else (run_dir, None)
+        elif which and which != "none":
             checkpoint = run_folder.find_checkpoint(str(which), runs, experiment, run_dir)
             self._check(checkpoint)
         options.ckpt_path = str(checkpoint) if checkpoint else None
-        if run_dir and command == "fit" and not checkpoint and (run_dir / "checkpoints").exists():
-            raise UserError(f"{run_dir} holds a run already; continue it with --ckpt_path last, or name another")
+        if run_dir and command == "fit" and not (checkpoint or options.resume) and (run_dir / "checkpoints").exists():
+            raise UserError(f"{run_dir} holds a run already; continue it with --resume {run_dir}, or name another")
         self.folder = (
             run_folder.inherited()
             or (run_folder.existing(run_dir, experiment) if run_dir else None)
@@ -143,6 +161,16 @@ class VisionCLI(LightningCLI):
         if run_folder.rank() == 0:
             self.folder.announce()
         self.save_config_kwargs.update(folder=self.folder, command=command)
+
+    def _resumed(self, runs: Path, experiment: str, run_dir: Path | None) -> Resumed | None:
+        if self.config.subcommand != "fit":
+            raise UserError(f"--resume belongs to fit; name the run to {self.config.subcommand} with --run_dir")
+        if self.options.get("ckpt_path"):
+            raise UserError("--resume finds the checkpoint itself: leave out --ckpt_path, or give that alone")
+        task = _short(self.options.model.class_path)
+        run = to_continue(self.options.resume, task, self.options.trainer, runs, experiment, run_dir)
+        self.header = dict(run.header) if run else {}
+        return run
 
     def _check(self, checkpoint: Path) -> None:
         rank_zero_info(f"checkpoint: {checkpoint}")
@@ -186,15 +214,19 @@ class VisionCLI(LightningCLI):
             # Quoted or not, YAML's `off` reaches us as text or as false.
             choice: WandbChoice = {False: "off", True: "online"}.get(self.options.wandb, self.options.wandb)
             choice = "off" if options.get("fast_dev_run") else choice
-            kwargs["logger"] = options["logger"] = run_loggers(self.folder, choice, str(self.subcommand)) or False
+            first_step = self.header["logged"] if self.header else 0 if self.options.resume else None
+            loggers = run_loggers(self.folder, choice, str(self.subcommand), first_step)
+            kwargs["logger"] = options["logger"] = loggers or False
         if not options.get("plugins"):
             kwargs["plugins"] = [AtomicCheckpointIO()]
         if not fitting:
             kwargs["enable_checkpointing"] = False
         kwargs["default_root_dir"] = str(self.folder.path)
         own = options.get("callbacks") or []
-        options["callbacks"] = own if isinstance(own, list) else [own]
-        kwargs["callbacks"] = options["callbacks"] + default_callbacks(options, self.model, self.folder, fitting)
+        own = own if isinstance(own, list) else [own]
+        first = first_callbacks(own) if fitting else []
+        options["callbacks"] = first + [one for one in own if one not in first]
+        kwargs["callbacks"] = options["callbacks"] + default_callbacks(options, self.folder, fitting)
         return super().instantiate_trainer(**kwargs)
 
     # --- running ------------------------------------------------------------------------------------------------
@@ -203,20 +235,33 @@ class VisionCLI(LightningCLI):
         failed = 1
         arguments = self.options.model.get("init_args", {})
         try:
-            with explained(Path(self.options.ckpt_path or ""), self.header, dict(arguments)):
+            with explained(Path(self.options.ckpt_path or ""), self.header, dict(arguments)), self._claim():
                 super()._run_subcommand(subcommand)
             failed = 0
+        except SystemExit as exit:
+            failed = exit.code if isinstance(exit.code, int) else 1
+            raise
         finally:
+            if failed:
+                end_launched(self.trainer, seconds=10)
             for logger in self.trainer.loggers:
                 if isinstance(logger, RunWandbLogger):
                     logger.finish(failed)
+
+    def _claim(self) -> AbstractContextManager[None]:
+        writes = self.subcommand == "fit" and run_folder.rank() == 0
+        return run_folder.claimed(self.folder.path) if writes else nullcontext()
 
     def predict(self, **options: Any) -> None:
         """Predicts the data module's test split; PredictionFiles writes batch by batch."""
         self.trainer.predict(**{**options, "return_predictions": False})
 
     def after_fit(self) -> None:
-        """Keeps the last metrics for callers."""
+        """Keeps the last metrics for callers, and says why a run was short."""
+        for callback in self.trainer.early_stopping_callbacks:
+            if callback is not None and callback.stopping_reason_message and not callback.verbose:
+                reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+                rank_zero_info(f"stopped early: {reason}")
         self.metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
 
     def after_validate(self) -> None:

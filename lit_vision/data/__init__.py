@@ -1,7 +1,8 @@
 """From files on disk to batches. The data modules are loaded on first use: readers alone need no Lightning."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lit_vision.lazy import lazy
 
 if TYPE_CHECKING:
     from lit_vision.data.base import VisionDataModule as VisionDataModule
@@ -18,9 +19,4 @@ _HOMES = {
     "DetectionDataModule": "detection",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

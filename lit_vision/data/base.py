@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 
 from lit_vision.data.augmentation import Augmentation
 from lit_vision.data.check import check
-from lit_vision.data.dataset import Collate, VisionDataset, one_thread
+from lit_vision.data.dataset import Collate, VisionDataset
 from lit_vision.data.decode import Depth
 from lit_vision.data.formats import read
 from lit_vision.data.index import Index
+from lit_vision.data.loader import EpochLoader, start_worker
 from lit_vision.data.sampler import EpochSampler
 from lit_vision.data.splits import split
 from lit_vision.data.transforms import Fit, Transform
@@ -190,22 +191,25 @@ class VisionDataModule(pl.LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = EpochSampler(len(dataset), self.seed, shuffle, rank, world_size)
         native = self.fit == "native" and not shuffle
-        return DataLoader(
+        return EpochLoader(
             dataset,
+            done=self._batches_done if shuffle else lambda: 0,
             batch_size=self.batch_size,
-            sampler=_as_sampler(sampler),
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0 and shuffle,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             drop_last=shuffle and len(sampler) >= self.batch_size,  # a batch of one breaks batch normalisation
             collate_fn=Collate(self.listed, NATIVE_MULTIPLE if native else 1),
-            worker_init_fn=one_thread,
+            worker_init_fn=start_worker,
         )
 
-
-def _as_sampler(sampler: EpochSampler) -> Any:
-    # DataLoader's annotation wants keys of one type with the dataset; (epoch, position) is ours.
-    return sampler
+    def _batches_done(self) -> int:
+        """Training batches of the current epoch that a run which was cut in it has had before."""
+        if self.trainer is None:
+            return 0
+        loop = self.trainer.fit_loop.epoch_loop
+        return loop.batch_progress.current.ready if loop.restarting else 0
 
 
 def expand(root: str) -> Path:

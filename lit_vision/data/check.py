@@ -46,7 +46,8 @@ def check(
     Raises:
         DataError: every problem, one sentence each.
     """
-    problems = [*index.problems, *_misfits(index, task), *_duplicates(index), *_empty_splits(index)]
+    problems = [*index.problems, *_wrong_names(index), *_misfits(index, task)]
+    problems += [*_duplicates(index), *_empty_splits(index)]
     findings = look_at_files(index, problems, progress, workers)
     index = replace(index, sizes=findings.sizes)
     problems += _wrong_labels(index)
@@ -61,6 +62,15 @@ def check(
     return index
 
 
+def _wrong_names(index: Index) -> Iterator[str]:
+    """Class names that metrics and results could not tell apart."""
+    names = index.class_names
+    if not names and not index.problems:
+        yield f"{index.root} has no classes, since it has no objects: add annotations, or set the option classes."
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1 or not name.strip()):
+        yield f"{index.root}: the class name {name!r} is empty or there twice: give each class a name of its own."
+
+
 def _misfits(index: Index, task: Task) -> Iterator[str]:
     """What the task needs and the index lacks."""
     outlined = index.segment_kinds is not None and bool((index.segment_kinds != NO_SEGMENT).any())
@@ -70,9 +80,10 @@ def _misfits(index: Index, task: Task) -> Iterator[str]:
         "segmentation": index.mask_kind != "none" or outlined,
         "instances": index.mask_kind == "instances" or outlined,
     }
-    if not fits[task]:
+    # Where a reader had to leave objects out, they may be those that the task needs; it has said why.
+    if not fits[task] and not index.problems:
         yield f"{index.root}, read as {index.format}, does not hold what {task} needs: {_NEEDS[task]}."
-    elif task in ("segmentation", "instances") and outlined and index.segment_kinds is not None:
+    elif fits[task] and task in ("segmentation", "instances") and outlined and index.segment_kinds is not None:
         bare = np.flatnonzero(index.segment_kinds == NO_SEGMENT)
         if len(bare):
             file = index.files.text(_image_of(index, int(bare[0])))

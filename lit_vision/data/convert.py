@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 from scipy.ndimage import find_objects
 
-from lit_vision.data.formats import coco, read, voc, yolo
+from lit_vision.data.formats import coco, options_of_words, read, recognise, voc, yolo
 from lit_vision.data.formats.files import nearest
 from lit_vision.data.formats.outlines import Box, mask_box
-from lit_vision.data.formats.output import size_of
+from lit_vision.data.formats.output import require_free, size_of
 from lit_vision.data.index import RLE, Index, Packed
 from lit_vision.data.rasterise import object_file, rasterise
-from lit_vision.data.rle import encode_rle
+from lit_vision.data.rle import encode_label_map, encode_rle
 from lit_vision.errors import DataError, UserError
 
 Target = Literal["coco", "voc", "yolo"]
@@ -49,11 +49,20 @@ def convert(
     """
     if to not in _WRITERS:
         raise UserError(f"There is no format {to!r} to write: {nearest(to, get_args(Target))}")
+    require_free(Path(output))  # before large data sets are read
     index = read(source, format, **(options or {}))
     if index.problems:
         raise DataError(index.problems)
     index = with_objects(index)
     return [*index.notes, *_WRITERS[to](index, Path(output), link)]
+
+
+def convert_by_words(
+    source: Path, output: Path, to: Target, format: str, words: Mapping[str, str], link: bool
+) -> list[str]:
+    """`convert` with the reader's options as they stand on a command line."""
+    known = recognise(source) if words and format == "auto" else format
+    return convert(source, output, to, format, options=options_of_words(known, words), link=link)
 
 
 def with_objects(index: Index) -> Index:
@@ -82,11 +91,8 @@ def _from_label_maps(index: Index) -> Index:
         instances, classes, _ = rasterise(index, i, size_of(index, i))
         counts.append(len(classes))
         labels += classes.tolist()
-        for k, (rows, columns) in enumerate(find_objects(instances)):
-            canvas = np.zeros(instances.shape, np.uint8, order="F")
-            canvas[rows, columns] = instances[rows, columns] == k + 1
-            segments.append(encode_rle(canvas))
-            boxes.append((columns.start, rows.start, columns.stop, rows.stop))
+        segments += encode_label_map(instances, len(classes))
+        boxes += [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in find_objects(instances)]
     offsets = np.concatenate([[0], np.cumsum(np.array(counts, np.int64))]).astype(np.int64)
     bare = replace(index, mask_kind="none", masks=None, class_masks=None, offsets=offsets)
     return _placed(replace(bare, labels=np.array(labels, np.int32)), segments, boxes)

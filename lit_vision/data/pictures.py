@@ -30,13 +30,15 @@ def find_images(images: Images, output: Path) -> list[Path]:
     Raises:
         UserError: nothing is there.
     """
-    if isinstance(images, str | Path) and Path(images).is_dir():
-        paths = [Path(images) / name for name in list_files(Path(images))[0]]
-    elif isinstance(images, str | Path) and not Path(images).exists():
-        found = glob.glob(str(Path(images).expanduser()), recursive=True)
+    if isinstance(images, str | Path):
+        images = Path(images).expanduser()  # after --images=, shells leave ~ as it is
+    if isinstance(images, Path) and images.is_dir():
+        paths = [images / name for name in list_files(images)[0]]
+    elif isinstance(images, Path) and not images.exists():
+        found = glob.glob(str(images), recursive=True)
         paths = sorted((path for path in map(Path, found) if path.is_file()), key=lambda path: natural_key(str(path)))
     else:
-        paths = [Path(images)] if isinstance(images, str | Path) else [Path(path) for path in images]
+        paths = [images] if isinstance(images, Path) else [Path(path) for path in images]
     paths = [path for path in paths if output.resolve() not in path.resolve().parents]
     if not paths:
         raise UserError(f"--images {images}: no picture is there; give a file, a folder or a glob such as 'a/*.jpg'")

@@ -6,12 +6,13 @@ printable letters.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 from faster_coco_eval.core import mask as coco_mask
 
-from lit_vision.types import BoolArray, FloatArray, Int64Array, UInt8Array
+from lit_vision.types import BoolArray, FloatArray, Int32Array, Int64Array, UInt8Array
 
 _CHUNK = 10_000  # counts looked at together; bounds the memory
 
@@ -121,6 +122,27 @@ def decode_rle(compressed: bytes, size: tuple[int, int]) -> BoolArray:
 def encode_rle(mask: BoolArray | UInt8Array) -> bytes:
     """Compressed counts of an (H, W) mask; equal to pycocotools' `encode`."""
     return _counts(coco_mask.encode(np.asfortranarray(mask, np.uint8)))
+
+
+def encode_label_map(instances: Int32Array, count: int) -> list[bytes]:
+    """Compressed counts of the objects 1..count of an (H, W) label map; the work hardly grows with their number."""
+    flat = np.ascontiguousarray(instances.T).reshape(-1)
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1)) if len(flat) else np.zeros(0, np.int64)
+    ends = np.append(starts[1:], len(flat))
+    order = np.argsort(flat[starts], kind="stable")
+    bounds = np.searchsorted(flat[starts][order], np.arange(1, count + 2))
+    chosen = (order[low:high] for low, high in pairwise(bounds.tolist()))
+    size = (instances.shape[0], instances.shape[1])
+    return [compress(_run_lengths(starts[runs], ends[runs], len(flat)), size) for runs in chosen]
+
+
+def _run_lengths(starts: Int64Array, ends: Int64Array, length: int) -> Int64Array:
+    """Runs of 0 and 1 in turn, beginning with 0, from the places where the runs of 1 start and end."""
+    edges: Int64Array = np.stack([starts, ends], 1).reshape(-1)
+    if not len(edges) or edges[-1] < length:
+        edges = np.append(edges, length)
+    lengths: Int64Array = edges - np.concatenate([[0], edges[:-1]])
+    return lengths
 
 
 def compress(counts: Int64Array, size: tuple[int, int]) -> bytes:

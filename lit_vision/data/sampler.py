@@ -1,9 +1,10 @@
 """Which images an epoch shows, and in which order: a pure function of (seed, epoch), split over processes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 
 from lit_vision.types import Int64Array
 
@@ -11,11 +12,12 @@ Key = tuple[int, int]
 PADDING_EPOCH = -1
 
 
-class EpochSampler(Sampler[Key]):
+class EpochSampler(DistributedSampler[Key]):
     """Yields (epoch, position) keys, so that a worker knows the epoch and draws the augmentation from it.
 
     Every process gets the same number of keys: the first ones are repeated where the division leaves a rest. In
-    evaluation (not shuffled) a repeat has epoch PADDING_EPOCH, and its sample is not counted.
+    evaluation (not shuffled) a repeat has epoch PADDING_EPOCH, and its sample is not counted. It is a
+    DistributedSampler by type, so that Lightning never wraps it in one of its own.
 
     Args:
         length: number of images in the split.
@@ -26,13 +28,12 @@ class EpochSampler(Sampler[Key]):
     """
 
     def __init__(self, length: int, seed: int = 0, shuffle: bool = False, rank: int = 0, world_size: int = 1) -> None:
-        self.length, self.seed, self.shuffle = length, seed, shuffle
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of each epoch."""
-        self.epoch = epoch
+        positions: Any = range(length)  # DistributedSampler asks a dataset for its length only
+        super().__init__(positions, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
+        self.length, self.world_size = length, world_size
+        self.start = (
+            0  # images of the epoch's order that all processes together have seen; the next pass leaves them out
+        )
 
     def order(self) -> Int64Array:
         """Positions of this epoch over all processes."""
@@ -45,8 +46,9 @@ class EpochSampler(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         order = self.order()
-        missing = len(self) * self.world_size - self.length
-        keys = [(self.epoch, int(position)) for position in order]
+        rest = order[self.start :]
+        missing = -len(rest) % self.world_size
+        keys = [(self.epoch, int(position)) for position in rest]
         repeats = [int(position) for position in np.resize(order, missing)] if missing else []
         keys += [(self.epoch if self.shuffle else PADDING_EPOCH, position) for position in repeats]
         return iter(keys[self.rank :: self.world_size])

@@ -1,7 +1,9 @@
 """TIFF: bands side by side, one after the other, or as pages, of any depth."""
 
 import io
+import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,7 @@ class TiffHeader:
         bits: bits per sample as stored.
         photometric: TIFF's number for the meaning of the samples.
         contiguous: samples of a pixel lie together.
+        rows_as_pages: each page is a row of the picture, its height the columns and its width the bands.
     """
 
     height: int
@@ -49,6 +52,7 @@ class TiffHeader:
     bits: int
     photometric: int
     contiguous: bool
+    rows_as_pages: bool
 
     @property
     def bands(self) -> int:
@@ -66,15 +70,19 @@ def read_tiff_header(source: bytes | IO[bytes], path: Path) -> TiffHeader:
 
 
 def tiff_is_complete(data: bytes, path: Path) -> bool:
-    """Whether all strips or tiles of the first page lie within the file.
+    """Whether all strips or tiles of the first page lie within the file; of the last, too, where pages are rows.
 
     Raises:
         UserError: the header is damaged.
     """
 
     def last_byte(tiff: tifffile.TiffFile) -> int:
-        page = _first(tiff)
-        return max(start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+        page, saved = _first(tiff), _saved_shape(_first(tiff))
+        if saved is None:
+            return _end(page)
+        if page.is_contiguous and page.compression == 1:  # tifffile writes all rows in one piece
+            return int(page.dataoffsets[0]) + math.prod(saved) * np.dtype(page.dtype).itemsize
+        return _end(tiff.pages[saved[0] - 1]) if len(tiff.pages) >= saved[0] else len(data) + 1
 
     return _ask(data, path, last_byte) <= len(data)
 
@@ -96,7 +104,7 @@ def decode_tiff(data: bytes, header: TiffHeader, path: Path) -> tuple[npt.NDArra
 
 
 def read_tiff_indices(data: bytes, header: TiffHeader, path: Path) -> npt.NDArray[Any]:
-    """Stored numbers (H, W) or (H, W, bands) of a label image: palette entries stay numbers.
+    """Stored numbers (H, W) or (H, W, bands) of a label image: palette entries stay numbers, one bit is 0 or 1.
 
     Raises:
         UserError: the file is cut off, damaged or compressed in a way that needs `imagecodecs`.
@@ -105,6 +113,10 @@ def read_tiff_indices(data: bytes, header: TiffHeader, path: Path) -> npt.NDArra
         image = Image.open(io.BytesIO(data), formats=("TIFF",))
         return np.asarray(image)
     values, _ = decode_tiff(data, header, path)
+    if header.photometric == _WHITE_IS_ZERO:  # as tifffile saves booleans; numbers have no brightness
+        values = _inverted(values)
+    if header.bits == 1:
+        values = values > 0
     return values[:, :, 0] if values.shape[2] == 1 else values
 
 
@@ -127,22 +139,46 @@ def _first(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     return cast(tifffile.TiffPage, tiff.pages[0])  # only later ones can be frames, which share its tags
 
 
+def _end(page: Any) -> int:
+    return max(int(start + count) for start, count in zip(page.dataoffsets, page.databytecounts, strict=True))
+
+
+def _saved_shape(page: tifffile.TiffPage) -> tuple[int, int, int] | None:
+    """(height, width, bands) of an array that tifffile stored with its rows as pages; None for any other TIFF.
+
+    It does so with (H, W, 5) unless it is given a planarconfig, and says the shape in the description. (5, H, W) comes
+    as pages too, which are the bands then: what is meant are the axes if it says them, else bands are fewer than rows.
+    """
+    if int(page.samplesperpixel) != 1 or not page.description.startswith('{"shape":'):
+        return None
+    facts = json.loads(page.description)
+    shape, axes = tuple(int(length) for length in facts["shape"]), str(facts.get("axes", ""))
+    while len(shape) > 3 and shape[0] == 1:
+        shape, axes = shape[1:], axes[1:]
+    if len(shape) != 3 or shape[1:] != page.shape:
+        return None
+    bands_last = not axes.endswith("YX") if axes else shape[2] < shape[0]
+    return (shape[0], shape[1], shape[2]) if bands_last else None
+
+
 def _header(tiff: tifffile.TiffFile) -> TiffHeader:
     page = _first(tiff)
-    samples = int(page.samplesperpixel)
+    saved = _saved_shape(page)
+    height, width, samples = saved or (int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel))
     orientation = page.tags.valueof(274, 1)
     extra = tuple(int(value) for value in page.extrasamples)
     return TiffHeader(
-        height=int(page.imagelength),
-        width=int(page.imagewidth),
+        height=height,
+        width=width,
         samples=samples,
-        pages=_count_bands(tiff) if samples == 1 else 1,
+        pages=_count_bands(tiff) if samples == 1 and saved is None else 1,
         alpha=bool(extra) and extra[-1] in (1, 2),  # 0 = unspecified: a band like any other
         orientation=orientation if orientation in range(1, 9) else 1,
         depth=np.dtype(page.dtype).name,
         bits=int(page.bitspersample),
         photometric=int(page.photometric),
         contiguous=samples == 1 or int(page.planarconfig) == 1,
+        rows_as_pages=saved is not None,
     )
 
 
@@ -153,7 +189,12 @@ def _count_bands(tiff: tifffile.TiffFile) -> int:
 
 
 def _suits_opencv(header: TiffHeader) -> bool:
-    if not header.contiguous or header.depth not in _OPENCV_DEPTHS or header.bits not in (8, 16, 32):
+    if (
+        header.rows_as_pages
+        or not header.contiguous
+        or header.depth not in _OPENCV_DEPTHS
+        or header.bits not in (8, 16, 32)
+    ):
         return False
     if header.photometric == _BLACK_IS_ZERO:
         return header.samples == 1
@@ -162,6 +203,8 @@ def _suits_opencv(header: TiffHeader) -> bool:
 
 
 def _suits_pillow(header: TiffHeader) -> bool:
+    if header.rows_as_pages:
+        return False
     if header.photometric >= _PALETTE:
         return True
     known = header.samples == 1 or (header.alpha and header.samples in (2, 4))
@@ -196,8 +239,11 @@ def _decode_with_pillow(data: bytes) -> npt.NDArray[Any] | None:
 def _decode_with_tifffile(data: bytes, header: TiffHeader, path: Path) -> npt.NDArray[Any]:
     try:
         with _open(data, path) as tiff:
-            wanted = [page for page in tiff.pages if page.shape == tiff.pages[0].shape][: header.pages]
-            pages = [page.asarray() for page in wanted]
+            if header.rows_as_pages:
+                pages = [tiff.series[0].asarray().reshape(header.height, header.width, header.samples)]
+            else:
+                wanted = [page for page in tiff.pages if page.shape == tiff.pages[0].shape][: header.pages]
+                pages = [page.asarray() for page in wanted]
     except ValueError as error:
         if "imagecodecs" in str(error):
             reason = "save it uncompressed or deflated, or `pip install imagecodecs`"
@@ -211,6 +257,11 @@ def _decode_with_tifffile(data: bytes, header: TiffHeader, path: Path) -> npt.ND
     if len(pages) == 1 and header.samples > 1 and not header.contiguous:
         values = np.moveaxis(values, 0, 2)
     values = values.reshape(header.height, header.width, header.bands)
-    if header.photometric == _WHITE_IS_ZERO and values.dtype.kind == "u":
-        values = np.iinfo(values.dtype).max - values
-    return values
+    return _inverted(values) if header.photometric == _WHITE_IS_ZERO else values
+
+
+def _inverted(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """White for black, where the type says what white is."""
+    if values.dtype.kind == "b":
+        return ~values
+    return np.iinfo(values.dtype).max - values if values.dtype.kind == "u" else values

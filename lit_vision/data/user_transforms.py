@@ -1,6 +1,8 @@
 """The user's own torchvision v2 transforms: image, boxes and masks go through them together."""
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,7 @@ def apply_user_transforms(
     fills: Mapping[str, int],
     rng: np.random.Generator,
 ) -> tuple[Tensor, FloatArray | None, Masks]:
-    """Apply v2 transforms in order; torch's random state is seeded from `rng` for them and put back afterwards.
+    """Apply v2 transforms in order, with all they can draw from seeded by `rng`.
 
     Where a transform uncovers something, masks get their own fill as long as the transform's fill for masks is 0.
 
@@ -67,8 +69,7 @@ def apply_user_transforms(
     sample["masks"] = {
         name: tv_tensors.Mask(torch.from_numpy(mask.astype(np.int32) - fills[name])) for name, mask in masks.items()
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**63)))
+    with _seeded(rng):
         for transform in transforms:
             sample = transform(sample)
     _require_kept(sample, image, boxes)
@@ -76,6 +77,22 @@ def apply_user_transforms(
     shifted = {name: np.asarray(mask.as_subclass(Tensor)) for name, mask in sample["masks"].items()}
     restored = {name: _shift_back(shifted[name], masks[name].dtype, fills[name]) for name in masks}
     return sample["image"].as_subclass(Tensor), moved, restored
+
+
+@contextmanager
+def _seeded(rng: np.random.Generator) -> Iterator[None]:
+    """Seeds the CPU's generator of torch, numpy's and Python's from `rng`, and puts their states back afterwards."""
+    # Of torch the CPU's alone: torch.manual_seed would reseed CUDA's, too, and takes 200 times as long.
+    states = torch.default_generator.get_state(), np.random.get_state(), random.getstate()  # noqa: NPY002  the global state is meant
+    torch.default_generator.manual_seed(int(rng.integers(2**63)))
+    np.random.seed(int(rng.integers(2**32)))  # noqa: NPY002  see above
+    random.seed(int(rng.integers(2**63)))
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002  see above
+        random.setstate(states[2])
 
 
 def _shift_back(mask: npt.NDArray[Any], dtype: np.dtype[Any], fill: int) -> npt.NDArray[Any]:

@@ -101,7 +101,17 @@ def create_features(
     args = {"in_chans": in_channels, "features_only": True, **backbone_args}
     if out_indices is not None:
         args["out_indices"] = tuple(out_indices)
-    return _create(name, pretrained, weights, args)
+    network = _create(name, pretrained, weights, args)
+    _drop_unused_blocks(network)
+    return network
+
+
+def _drop_unused_blocks(network: Any) -> None:
+    """Takes out blocks behind the last feature: timm runs them, and DDP stops at parameters without a gradient."""
+    modules = [str(entry["module"]) for entry in network.feature_info.get_dicts(keys=["module"])]
+    if isinstance(getattr(network, "blocks", None), nn.Sequential) and all(m.startswith("blocks.") for m in modules):
+        last = max(int(module.split(".")[1]) for module in modules)
+        del network.blocks[last + 1 :]
 
 
 def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str, Any]) -> nn.Module:
@@ -163,13 +173,13 @@ def _explain(name: str, pretrained: bool, args: Mapping[str, Any], error: Except
     return f"backbone {name} cannot be built with {dict(args)}: {reason}."
 
 
-def weights_source(name: str) -> str | None:
-    """Where timm's pretrained weights of `name` come from: a name on the Hugging Face hub or an address; or None."""
-    config = _config(name)
+def weights_source(backbone: str | nn.Module) -> str | None:
+    """Where timm's weights of a backbone come from: a name on the Hugging Face hub or an address; None without any."""
+    config = _config(backbone)
     source: str | None = config.get("hf_hub_id") or config.get("url") or None
     if source == "timm/":
         tag = config.get("tag")
-        source = f"timm/{config.get('architecture', name.split('.')[0])}" + (f".{tag}" if tag else "")
+        source = f"timm/{config.get('architecture', backbone)}" + (f".{tag}" if tag else "")
     return source
 
 

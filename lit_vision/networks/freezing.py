@@ -1,14 +1,13 @@
 """What `freeze:` means: which parameters stand still, and the normalisation layers that must stand still with them."""
 
-import difflib
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from torch import nn
 
 from lit_vision.errors import UserError
-from lit_vision.networks.stages import stages
+from lit_vision.networks.backbone_stages import stages
+from lit_vision.networks.name_patterns import matching
 
 FreezeSpec: TypeAlias = str | int | Sequence[str] | None
 
@@ -43,21 +42,7 @@ def frozen_parameters(backbone: nn.Module, spec: FreezeSpec) -> set[str]:
         return {name for names in slices[len(slices) - spec :] for name in names}
     patterns = [spec] if isinstance(spec, str) else list(spec)
     names = [name for name, _ in backbone.named_parameters()]
-    return {name for pattern in patterns for name in _matching(pattern, names)}
-
-
-def _matching(pattern: str, names: Sequence[str]) -> list[str]:
-    found = [name for name in names if name == pattern or name.startswith(pattern + ".")]
-    if not found:
-        try:
-            found = [name for name in names if re.match(pattern, name)]
-        except re.error as error:
-            raise UserError(f"freeze: {pattern!r} is no regular expression ({error}).") from error
-    if not found:
-        modules = {name.rsplit(".", depth)[0] for name in names for depth in range(1, 4)}
-        near = difflib.get_close_matches(pattern, sorted(modules), n=3, cutoff=0.5) or sorted(modules)[:5]
-        raise UserError(f"freeze: {pattern!r} is no part of the backbone; did you mean {', '.join(near)}?")
-    return found
+    return {name for pattern in patterns for name in matching("freeze", pattern, names)}
 
 
 def freeze_parameters(module: nn.Module, names: Collection[str]) -> None:

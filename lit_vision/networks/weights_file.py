@@ -24,16 +24,38 @@ def read_tensors(file: str | Path) -> Tensors:
     Raises:
         UserError: the file is missing, of another kind, damaged, or a pickle that holds more than plain data.
     """
-    path = Path(os.path.expandvars(file)).expanduser()
-    if not path.is_file():
-        raise UserError(f"weights: there is no file {path}.")
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"weights: {path} is none of {', '.join(SUFFIXES)}.")
+    path = _located(file)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     tensors = {name: value for name, value in _unnest(content).items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"weights: {path} holds no tensors by name; save `model.state_dict()`.")
     return tensors
+
+
+def stated_licence(file: str | Path) -> str | None:
+    """The licence that a weights file states: in the metadata of safetensors, or in a checkpoint of ours.
+
+    Raises:
+        UserError: as `read_tensors`.
+    """
+    path = _located(file)
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as content:
+            facts: Mapping[str, Any] = content.metadata() or {}
+    else:
+        facts = _read_pickle(path).get("lit_vision") or {} if path.suffix == ".ckpt" else {}
+    return facts.get("licence") or facts.get("license")
+
+
+def _located(file: str | Path) -> Path:
+    path = Path(os.path.expandvars(file)).expanduser()
+    if not path.is_file():
+        raise UserError(f"weights: there is no file {path}.")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"weights: {path} is none of {', '.join(SUFFIXES)}.")
+    return path
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:

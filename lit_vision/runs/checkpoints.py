@@ -10,7 +10,10 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lit_vision.errors import UserError
+from lit_vision.runs.progress import epochs_done, steps_logged
 from lit_vision.tasks.checkpoints import read_checkpoint
+
+RUN_KEY = "lit_vision_run"  # what a restart has to know, in a checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -31,13 +34,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What a checkpoint says about itself: task, class_names, data and hyper_parameters.
+    """What a checkpoint says about itself: task, class_names, data and hyper_parameters; and where its run stood.
+
+    That is: epochs done, optimizer steps done, the number of the next logged step, and in `run` what `Boundaries`
+    has written.
 
     Raises:
         UserError: the file is damaged, or lit_vision did not write it.
     """
     checkpoint = read_checkpoint(path)
-    return {**checkpoint["lit_vision"], "hyper_parameters": checkpoint.get("hyper_parameters", {})}
+    loops = checkpoint["loops"]["fit_loop"]
+    return {
+        **checkpoint["lit_vision"],
+        "hyper_parameters": checkpoint.get("hyper_parameters", {}),
+        "step": checkpoint["global_step"],
+        "epochs": epochs_done(loops),
+        "logged": steps_logged(loops),
+        "run": checkpoint.get(RUN_KEY),
+    }
 
 
 def check_task(path: Path, header: Mapping[str, Any], task: str) -> None:

@@ -3,16 +3,23 @@
 Needs no torch. Nothing is created before something is written, so a run that fails at once leaves no empty folder.
 """
 
+import errno
 import os
+import platform
 import secrets
 import string
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lit_vision.cli.names import nearest
 from lit_vision.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
 
 RUN_DIR = "LIT_VISION_RUN_DIR"  # how processes that rank 0 launches learn its folder
 ALPHABET = string.ascii_lowercase + string.digits
@@ -46,6 +53,40 @@ class RunFolder:
     def announce(self) -> None:
         """Lets the processes launched from this one use the same folder."""
         os.environ[RUN_DIR] = str(self.path.resolve())
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Keeps a run folder from being trained in twice at a time; the claim ends with the process, even by SIGKILL.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        UserError: another process has claimed it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # any other: this file system has no locks
+                file.seek(0)
+                raise UserError(
+                    f"{path} is in use by {file.read() or 'another process'}; wait until it ends"
+                ) from error
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
+        finally:
+            (path / "lock").unlink(missing_ok=True)
+            with suppress(OSError):
+                path.rmdir()  # only where nothing was written
 
 
 def new(runs: Path, experiment: str) -> RunFolder:

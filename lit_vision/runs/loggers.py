@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lit_vision.errors import UserError
 from lit_vision.runs.folder import RunFolder, rank
+from lit_vision.runs.metrics_file import drop_rows
 
 WandbChoice = Literal["auto", "off", "offline", "online"]
 Mode = Literal["disabled", "offline", "online"]
@@ -24,21 +25,24 @@ FLUSH_SECONDS = 5.0  # what a SIGKILL can cost
 
 
 class RunCSVLogger(CSVLogger):
-    """<run>/metrics.csv, a row per logged step, on disk at once; a resumed run appends.
+    """<run>/metrics.csv, a row per logged step, on disk at once; a continued run appends.
 
     Args:
         folder: the run folder.
+        first_step: a continued run logs this step first: rows that the run had written beyond it, after its last
+            checkpoint, are dropped as soon as there is a new one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first_step: int | None = None) -> None:
         super().__init__(save_dir=folder, name="", version="", flush_logs_every_n_steps=1)
+        self._first_step = first_step
 
     @property
     @rank_zero_experiment
     def experiment(self) -> "_RunWriter":
         """The writer of metrics.csv; made at its first use."""
         if self._experiment is None:
-            self._experiment = _RunWriter(log_dir=self.save_dir)
+            self._experiment = _RunWriter(self.save_dir, self._first_step)
         assert isinstance(self._experiment, _RunWriter)
         return self._experiment
 
@@ -54,6 +58,17 @@ class RunCSVLogger(CSVLogger):
 
 class _RunWriter(ExperimentWriter):
     """Keeps the rows that are there already, which Lightning's writer deletes."""
+
+    def __init__(self, log_dir: str, first_step: int | None) -> None:
+        super().__init__(log_dir=log_dir)
+        self._first_step = first_step
+
+    def save(self) -> None:
+        """Writes the rows logged since the last call."""
+        if self.metrics and self._first_step is not None:
+            drop_rows(Path(self.metrics_file_path), self._first_step)
+            self._first_step = None
+        super().save()
 
     def _check_log_dir_exists(self) -> None:
         path = Path(self.metrics_file_path)
@@ -195,15 +210,16 @@ def _settings() -> Any:
     return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
 
 
-def run_loggers(folder: RunFolder, choice: WandbChoice, job: str) -> list[Logger]:
+def run_loggers(folder: RunFolder, choice: WandbChoice, job: str, first_step: int | None = None) -> list[Logger]:
     """The loggers of one command, and a line that says where W&B's part goes.
 
     Args:
         folder: the run folder; validation and test leave its metrics.csv alone.
         choice: what the user wants of W&B.
         job: "fit", "validate", "test" or "predict".
+        first_step: see RunCSVLogger.
     """
-    loggers: list[Logger] = [RunCSVLogger(folder.path)] if job == "fit" else []
+    loggers: list[Logger] = [RunCSVLogger(folder.path, first_step)] if job == "fit" else []
     if rank() > 0:
         return loggers  # only rank 0 writes, asks W&B, and speaks
     mode, reason = wandb_mode(choice)

@@ -1,7 +1,8 @@
 """The tasks: one file each, from batch to loss, metrics and predictions. Loaded on first use."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lit_vision.lazy import lazy
 
 if TYPE_CHECKING:
     from lit_vision.tasks.base import VisionTask as VisionTask
@@ -20,9 +21,4 @@ _HOMES = {
     "YOLODetector": "detection",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

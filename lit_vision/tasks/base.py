@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
@@ -15,6 +16,8 @@ from torchmetrics import Metric
 from lit_vision.errors import UserError
 from lit_vision.networks.freezing import freeze_parameters, frozen_parameters, norms_of
 from lit_vision.networks.preprocess import Preprocess
+from lit_vision.networks.sharding import blocks
+from lit_vision.networks.stages import Stages, divide
 from lit_vision.tasks.optimization import as_channels_last, parameter_groups, scale_learning_rates, warmup_cosine
 from lit_vision.types import Batch
 
@@ -40,12 +43,14 @@ class VisionTask(pl.LightningModule):
             on parameter names. Normalisation layers inside stay in evaluation mode.
         channels_last: memory format of network and batch; faster on CPUs and tensor cores.
         compile: torch.compile the networks (minutes on a CPU without gain; for GPUs).
+        num_classes: only compared with the data, where you want to be sure; K follows from class_names.
     """
 
     monitor: str = "val/loss"  # an instance may choose another, as for several labels
     monitor_mode: ClassVar[str] = "min"
     # bf16-mixed becomes the default on processors that gain only where equal accuracy has been shown.
     bf16_shown: ClassVar[bool] = False
+    licence: str | None = None  # of the weights that training started from, see networks/licences.py
 
     preprocess: Preprocess
     metrics: nn.ModuleDict  # "val" and "test" -> Metric whose compute() gives {name: scalar}
@@ -61,16 +66,23 @@ class VisionTask(pl.LightningModule):
         freeze: Freeze | None = None,
         channels_last: bool = True,
         compile: bool = False,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         if not class_names:
             raise UserError("model.class_names is empty: give at least one class name")
+        if num_classes not in (None, len(class_names)):
+            raise UserError(
+                f"model.num_classes is {num_classes}, but the data has {len(class_names)} classes "
+                f"{_shown(class_names)}: leave it out, it comes from the data"
+            )
         self.class_names = list(class_names)
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.warmup, self.lr_decay, self.freezing = warmup, lr_decay, freeze
         self.channels_last, self.compiled = channels_last, compile
         self.data: dict[str, Any] = {}
-        self._held_norms: list[str] = []
+        self.held_norms: list[str] = []  # of frozen stages: they stay in evaluation mode
+        self.stages: Stages | None = None  # what thaws together, where a callback divides the backbones otherwise
         self.save_hyperparameters({"class_names": self.class_names})
 
     @property
@@ -94,26 +106,35 @@ class VisionTask(pl.LightningModule):
             self.data = dict(datamodule.preprocessing)
         if stage == "fit" and self.freezing is not None:
             self._freeze(self.freezing)
-        if self.channels_last:
+        if self.channels_last and self.device_mesh is None:  # FSDP2 divides contiguous parameters only
             as_channels_last(self)
         if self.compiled:
             for child in self.children():
-                if not isinstance(child, Metric | nn.ModuleDict):
+                if next(child.parameters(), None) is not None:  # losses and metrics only break the graph
                     child.compile()
+
+    def configure_model(self) -> None:
+        """Under ModelParallelStrategy (FSDP2): each block of a backbone is divided by itself, then all the rest."""
+        mesh = self.device_mesh
+        if mesh is None or isinstance(self, FSDPModule):
+            return
+        for block in (block for backbone in self.backbones.values() for block in blocks(backbone)):
+            fully_shard(block, mesh=mesh["data_parallel"])
+        fully_shard(self, mesh=mesh["data_parallel"])
 
     def _freeze(self, spec: Freeze) -> None:
         for prefix, backbone in self.backbones.items():
             names = frozen_parameters(backbone, spec)
             freeze_parameters(backbone, names)
-            self._held_norms += [f"{prefix}.{name}" for name in norms_of(backbone, names)]
+            self.held_norms += [f"{prefix}.{name}" for name in norms_of(backbone, names)]
         self.train(self.training)
         # Lightning warns of every module in evaluation mode; these are meant to be.
-        warnings.filterwarnings("ignore", rf"Found {len(self._held_norms)} module\(s\) in eval mode")
+        warnings.filterwarnings("ignore", rf"Found {len(self.held_norms)} module\(s\) in eval mode")
 
     def train(self, mode: bool = True) -> "VisionTask":
         """As usual, but the normalisation layers of frozen stages keep their statistics."""
         super().train(mode)
-        for name in self._held_norms:
+        for name in self.held_norms:
             self.get_submodule(name).eval()
         return self
 
@@ -126,7 +147,8 @@ class VisionTask(pl.LightningModule):
     # --- optimisation -------------------------------------------------------------------------------------------
     def configure_optimizers(self) -> Any:
         """Head first, then one group per stage; learning rates fall by lr_decay with the distance from the head."""
-        optimizer = self.optimizer(parameter_groups(self, self.backbones, self.lr_decay))
+        stages = self.stages or divide(self.backbones, module=self)
+        optimizer = self.optimizer(parameter_groups(self, stages, self.lr_decay))
         scale_learning_rates(optimizer)
         if self.scheduler is None:
             default = warmup_cosine(optimizer, self.total_steps, self.warmup)
@@ -139,8 +161,16 @@ class VisionTask(pl.LightningModule):
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return int(self.trainer.estimated_stepping_batches)
+        """Optimizer steps of the whole run.
+
+        Raises:
+            UserError: the run has no planned end.
+        """
+        # Lightning makes the training loader for this, before a checkpoint's progress is restored; ours begins later.
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UserError("the default scheduler needs the length of the run: set trainer.max_epochs or max_steps")
+        return int(steps)
 
     # --- evaluation ---------------------------------------------------------------------------------------------
     def _evaluate(self, batch: Any, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
@@ -181,7 +211,16 @@ class VisionTask(pl.LightningModule):
     def log_loss(self, stage: str, loss: Tensor, size: int) -> None:
         """Logs a loss as the mean over images and processes."""
         training = stage == "train"
-        self.log(f"{stage}/loss", loss.detach(), prog_bar=training, batch_size=size, sync_dist=not training)
+        weight = self.weight(stage, size)
+        self.log(f"{stage}/loss", loss.detach(), prog_bar=training, batch_size=weight, sync_dist=not training)
+
+    def weight(self, stage: str, size: int) -> int:
+        """What a batch of `size` images counts in a mean over images and processes.
+
+        Lightning averages the processes' counts as whole numbers and drops the rest: 5 and 4 images would count 4 each.
+        """
+        processes = getattr(self._trainer, "world_size", 1)  # without a Trainer there is one
+        return size if stage == "train" else size * processes
 
     # --- checkpoints --------------------------------------------------------------------------------------------
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -191,6 +230,7 @@ class VisionTask(pl.LightningModule):
             "task": type(self).__name__,
             "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
             "class_names": self.class_names,
+            "licence": self.licence,
             "data": self.data,
         }
 
@@ -207,6 +247,7 @@ class VisionTask(pl.LightningModule):
                 f"but the data has {self.num_classes} {_shown(self.class_names)}: use the data it was trained on"
             )
         self.data = dict(facts["data"])
+        self.licence = facts.get("licence")
 
 
 def _shown(names: Sequence[str]) -> str:

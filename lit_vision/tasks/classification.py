@@ -12,6 +12,7 @@ from lit_vision.errors import UserError
 from lit_vision.losses.classification import smooth_binary_cross_entropy, soft_cross_entropy
 from lit_vision.metrics.classification import ClassificationMetrics, MultiLabelMetrics
 from lit_vision.networks.backbones import create_classifier, preprocessing_of
+from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.ops.mixing import Mixing
 from lit_vision.tasks.base import VisionTask
@@ -45,7 +46,6 @@ class TransferClassifier(VisionTask):
 
     monitor = "val/accuracy"
     monitor_mode = "max"
-    class_weight: Tensor | None
 
     def __init__(
         self,
@@ -72,13 +72,15 @@ class TransferClassifier(VisionTask):
             raise UserError(f"model.mixup ({mixup}) and model.cutmix ({cutmix}) are 0 (off) or above.")
         args = {**({"drop_rate": dropout} if dropout else {}), **(backbone_args or {})}
         self.network = create_classifier(backbone, self.num_classes, in_channels, pretrained, weights, **args)
+        self.licence = licence_of(self.backbones.values(), pretrained, weights)
         expected = preprocessing_of(self.network, in_channels)
         self.preprocess = Preprocess(mean or expected.mean, std or expected.std)
         if len(self.preprocess.mean) != in_channels:
             raise UserError(f"model.mean has {len(self.preprocess.mean)} values, but in_channels is {in_channels}.")
         self.label_smoothing, self.threshold = label_smoothing, threshold
         self.mixing, self.class_weights = Mixing(mixup, cutmix), class_weights
-        self.register_buffer("class_weight", None, persistent=False)  # follows from the data, hence in no checkpoint
+        # Follows from the data; no buffer, since an average pairs the buffers before the data are known.
+        self.class_weight: Tensor | None = None
         self.given_multi_label = multi_label
         self._set_multi_label(bool(multi_label))
         self.save_hyperparameters(
@@ -127,7 +129,7 @@ class TransferClassifier(VisionTask):
         datamodule = getattr(self.trainer, "datamodule", None)
         self.adapt_to(datamodule)
         weights = _class_weights(self.class_weights, self.class_names, getattr(datamodule, "class_counts", None))
-        self.class_weight = None if weights is None else weights.to(self.device)
+        self.class_weight = weights
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), uint8 or float from 0 to 255 -> logits (B, K)."""
@@ -146,7 +148,8 @@ class TransferClassifier(VisionTask):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits (B, K) against probabilities (B, K); binary for each class with `multi_label`."""
         cross_entropy = smooth_binary_cross_entropy if self.multi_label else soft_cross_entropy
-        return cross_entropy(logits, targets, self.class_weight, self.label_smoothing)
+        weight = None if self.class_weight is None else self.class_weight.to(logits.device)
+        return cross_entropy(logits, targets, weight, self.label_smoothing)
 
     def _targets(self, labels: Tensor) -> Tensor:
         """(B,) int64 or (B, K) float -> (B, K) float32."""

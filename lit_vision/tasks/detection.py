@@ -12,6 +12,7 @@ from lit_vision.errors import UserError
 from lit_vision.losses.yolo import YOLOLoss
 from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.networks.backbones import preprocessing_of
+from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.yolo_choice import AnchorChoice, Architecture, create_yolo, darknet_slope
 from lit_vision.ops.anchors import arrange_anchors, cluster_anchors
@@ -79,6 +80,7 @@ class YOLODetector(VisionTask):
         shape: dict[str, Any] = {"architecture": architecture, "backbone": backbone, "backbone_args": backbone_args}
         shape |= {"strides": strides or [8, 16, 32], "width": width, "in_channels": in_channels, "anchors": anchors}
         self.network = create_yolo(self.num_classes, **shape, pretrained=pretrained, weights=weights)
+        self.licence = licence_of(self.backbones.values(), pretrained, weights)
         self.preprocess = self._preprocess(in_channels, pretrained or weights is not None, mean, std)
         self.loss = loss or YOLOLoss()
         self.metrics = nn.ModuleDict({stage: MeanAveragePrecision(self.class_names) for stage in ("val", "test")})
@@ -153,7 +155,8 @@ class YOLODetector(VisionTask):
         terms = self.loss(outputs, network.anchors, network.strides, batch["boxes"], batch["labels"], batch["crowd"])
         self.log_loss(stage, terms.total, size)
         parts = {f"{stage}/{name}_loss": getattr(terms, name).detach() for name in ("box", "objectness", "classes")}
-        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=size, sync_dist=stage != "train")
+        weight = self.weight(stage, size)
+        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=weight, sync_dist=stage != "train")
         total: Tensor = terms.total
         return total
 

@@ -15,6 +15,7 @@ from lit_vision.errors import UserError
 from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, SegmentationLoss, SumLoss
 from lit_vision.metrics.instances import InstanceMetrics
 from lit_vision.networks.backbones import preprocessing_of
+from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.segmentation import create_segmenter
 from lit_vision.ops.instances import Separation
@@ -46,8 +47,8 @@ class InstanceSegmenter(VisionTask):
         mean: of the pixels scaled to 0..1, by channel; null = as each encoder's weights expect.
         std: likewise.
         loss: of the pixels; null = cross entropy + Dice.
-        border_loss: of the border; null = cross entropy + Dice, in which a border pixel weighs `border_weight`.
-        border_weight: a gap in a border merges two objects, a border too broad costs little: hence more than 1.
+        border_loss: of the border; null = cross entropy + Dice, in which a border pixel weighs `border_pixel_weight`.
+        border_pixel_weight: a gap in a border merges two objects, a border too broad costs little: hence more than 1.
         pixel_threshold: foreground probability from which a pixel lies in an object.
         border_threshold: border probability from which a pixel is cut out; worth tuning on the validation split.
         min_area: pixels of the network's input; smaller parts are dropped.
@@ -77,7 +78,7 @@ class InstanceSegmenter(VisionTask):
         std: list[float] | None = None,
         loss: SegmentationLoss | None = None,
         border_loss: SegmentationLoss | None = None,
-        border_weight: float = 5.0,
+        border_pixel_weight: float = 5.0,
         pixel_threshold: float = 0.5,
         border_threshold: float = 0.3,
         min_area: float = 20,
@@ -92,10 +93,11 @@ class InstanceSegmenter(VisionTask):
             border_weights = border_weights or weights
         self.network = create_segmenter(classes=self.num_classes + 1, pretrained=pretrained, weights=weights, **first)
         self.border_network = create_segmenter(classes=1, pretrained=pretrained, weights=border_weights, **second)
+        self.licence = licence_of(self.backbones.values(), pretrained, weights, border_weights)
         self.preprocess = _preprocess(self.network.backbone, in_channels, mean, std)
         self.border_preprocess = _preprocess(self.border_network.backbone, in_channels, mean, std)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
-        self.border_loss = border_loss or SumLoss([CrossEntropyLoss([1.0, border_weight]), DiceLoss()])
+        self.border_loss = border_loss or SumLoss([CrossEntropyLoss([1.0, border_pixel_weight]), DiceLoss()])
         self.separation = Separation(pixel_threshold, border_threshold, min_area, regrow)
         self.metrics = nn.ModuleDict({stage: InstanceMetrics(self.num_classes) for stage in ("val", "test")})
         border = {f"border_{key}": value for key, value in second.items() if key != "in_channels"}

@@ -1,7 +1,6 @@
 """Parameter groups and the default schedule: every parameter is in the optimizer from the first step."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,20 +8,20 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lit_vision.networks.stages import stages
+from lit_vision.networks.stages import Stages
 
 
 def parameter_groups(
-    module: nn.Module, backbones: Mapping[str, nn.Module], lr_decay: float = 1.0, norm_decay: bool = False
+    module: nn.Module, stages: Stages, lr_decay: float = 1.0, norm_decay: bool = False
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: the head first, then one per backbone stage, each split in decay / no-decay.
+    """Groups for an optimizer: the head first, then one per stage of each backbone, each split in decay / no-decay.
 
     Frozen parameters are in their group too: without a gradient the optimizer passes them over, and no group ever
     has to be added when a stage opens, so schedulers and resume need nothing special.
 
     Args:
-        module: all its parameters are grouped, each once (tied ones where they occur first, head before stages).
-        backbones: prefix of the parameter names -> pretrained part, divided into stages.
+        module: all its parameters are grouped, each once, but for those that never train.
+        stages: of its backbones, as `networks.stages.divide` gives them.
         lr_decay: stage i has the learning rate lr * lr_decay ** (i + 1); the head has lr.
         norm_decay: give weight decay to biases and norm weights too.
 
@@ -30,16 +29,14 @@ def parameter_groups(
         Dicts with params, name and lr_scale; no-decay groups also have weight_decay 0.
     """
     named = dict(module.named_parameters())
-    buckets: list[tuple[str, int, list[str]]] = []
-    for prefix, backbone in backbones.items():
-        for depth, names in enumerate(stages(backbone)):
-            buckets.append((f"{prefix}/stage{depth}", depth + 1, [f"{prefix}.{name}" for name in names]))
-    staged = {name for _, _, names in buckets for name in names}
-    buckets.insert(0, ("head", 0, [name for name in named if name not in staged]))
+    staged = {name for names in (*stages.names, stages.never) for name in names}
+    buckets = [("head", 0, [name for name in named if name not in staged])]
+    for prefix, slices in stages.by_backbone.items():
+        buckets += [(f"{prefix}/stage{depth}", depth + 1, names) for depth, names in enumerate(slices)]
     groups: list[dict[str, Any]] = []
     for bucket, depth, names in buckets:
         for kind, decays in (("decay", True), ("no_decay", False)):
-            chosen = [named[n] for n in names if n in named and (norm_decay or _decays(n, named[n])) is decays]
+            chosen = [named[name] for name in names if (norm_decay or _decays(name, named[name])) is decays]
             if chosen:
                 group: dict[str, Any] = {"params": chosen, "name": f"{bucket}/{kind}", "lr_scale": lr_decay**depth}
                 groups.append(group if decays else {**group, "weight_decay": 0.0})

@@ -12,6 +12,7 @@ from lit_vision.errors import UserError
 from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, SegmentationLoss, SumLoss
 from lit_vision.metrics.segmentation import SegmentationMetrics
 from lit_vision.networks.backbones import preprocessing_of
+from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.segmentation import create_segmenter
 from lit_vision.tasks.base import VisionTask
@@ -61,6 +62,7 @@ class SemanticSegmenter(VisionTask):
         built: dict[str, Any] = {"decoder": decoder, "encoder": encoder, "in_channels": in_channels}
         built |= {"encoder_args": encoder_args, "decoder_args": decoder_args}
         self.network = create_segmenter(classes=self.num_classes, pretrained=pretrained, weights=weights, **built)
+        self.licence = licence_of(self.backbones.values(), pretrained, weights)
         expected = preprocessing_of(self.network.backbone, in_channels)
         self.preprocess = Preprocess(mean or expected.mean, std or expected.std)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from quiet import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -79,16 +80,8 @@ def fit(
     folder: Path, callback: Pictures, task: Task | None = None, val: DataLoader[Any] | None = None, **options: Any
 ) -> Task:
     task = task or Task()
-    trainer = pl.Trainer(
-        default_root_dir=folder,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        callbacks=[callback],
-        **{"max_epochs": 1, **options},
-    )
+    settings = {"max_epochs": 1, "num_sanity_val_steps": 2, **options}
+    trainer = quiet_trainer(default_root_dir=folder, callbacks=[callback], **settings)
     trainer.fit(task, batches(), val or batches())
     return task
 

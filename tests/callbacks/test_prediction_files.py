@@ -3,8 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from quiet import quiet_trainer
 
 from lit_vision.callbacks import results
 from lit_vision.callbacks.results import PredictionFiles
@@ -22,15 +22,7 @@ def test_test_split_is_written_in_its_order(data: Path, tmp_path: Path) -> None:
     module = ClassificationDataModule(str(data / "classification"), image_size=64, batch_size=3, num_workers=0)
     torch.manual_seed(0)
     task = TransferClassifier(module.class_names, backbone="lcnet_050")
-    trainer = pl.Trainer(
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        callbacks=[PredictionFiles()],
-    )
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[PredictionFiles()])
     trainer.predict(task, datamodule=module, return_predictions=False)
     with (tmp_path / "predict" / "predictions.csv").open(newline="") as file:
         rows = list(csv.reader(file))[1:]

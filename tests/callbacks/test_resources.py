@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-import pytorch_lightning as pl
+from quiet import quiet_trainer
 from stand_in import Toy, ToyData
 
 from lit_vision.callbacks.resources import Resources, peak_memory_gib
@@ -9,16 +9,8 @@ from lit_vision.callbacks.resources import Resources, peak_memory_gib
 
 def test_a_run_writes_what_it_cost(tmp_path: Path) -> None:
     data = ToyData(str(tmp_path))
-    trainer = pl.Trainer(
-        default_root_dir=tmp_path,
-        accelerator="cpu",
-        max_epochs=2,
-        callbacks=[Resources()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-    )
+    settings = {"max_epochs": 2, "use_distributed_sampler": False}
+    trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[Resources()], **settings)
     trainer.fit(Toy(class_names=data.class_names), data)
     facts = json.loads((tmp_path / "resources.json").read_text())
     assert facts["epochs"] == 2

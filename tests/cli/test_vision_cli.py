@@ -64,7 +64,10 @@ WRONG = [
     ("--data.root nowhere", "data.root: nowhere does not exist: give the folder of your data set"),
     ("--model.backbone missing", "model.backbone: no network is called 'missing'"),
     ("--model.backbone broken", "the experiment cannot be built: Unknown model (broken)"),
-    ("--model.num_classes 2", "model.num_classes comes from the data; leave it out"),
+    (
+        "--model.num_classes 7",
+        "model.num_classes is 7, but the data has 2 classes (dark, bright): leave it out, it comes from the data",
+    ),
     ("--model.class_names [a,b]", "model.class_names comes from the data; leave it out"),
     (
         "--model.class_names [a,b,c]",
@@ -200,8 +203,9 @@ def test_pretrained_weights_are_not_fetched_for_a_test(trained: Path) -> None:
 
 def test_best_is_by_the_tasks_own_metric(workspace: Path) -> None:
     done = fit("--trainer.max_epochs", "2")
-    best, last = (one for one in done.trainer.callbacks if isinstance(one, ModelCheckpoint))
-    assert (best.monitor, best.mode, last.monitor) == ("val/loss", "min", None)
+    (ours,) = (one for one in done.trainer.callbacks if isinstance(one, ModelCheckpoint))
+    assert (ours.monitor, ours.mode) == ("val/loss", "min")
+    assert Path(ours.best_model_path) == (done.folder.checkpoints / "best.ckpt").resolve()
     saved = {name: torch.load(done.folder.checkpoints / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}
     assert saved["last"]["epoch"] == 1
     assert saved["best"]["lit_vision"]["task"] == "Toy"
@@ -219,7 +223,7 @@ def test_paths_in_a_yaml_are_relative_to_it(workspace: Path) -> None:
 def test_existing_run_folder_is_not_trained_over(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained.rename("mine")
     assert main([*FIT.split(), "--run_dir", "mine"]) == 2
-    assert "error: mine holds a run already; continue it with --ckpt_path last" in capsys.readouterr().err
+    assert "error: mine holds a run already; continue it with --resume mine" in capsys.readouterr().err
 
 
 # --- checkpoints that do not fit --------------------------------------------------------------------------------
@@ -306,7 +310,8 @@ def test_trap_6_callbacks_add_to_ours(workspace: Path) -> None:
     finally:
         sys.path.remove(str(workspace))
     assert kinds.count("EarlyStopping") == kinds.count("Mine") == 1
-    assert kinds.count("ModelCheckpoint") == 2
+    assert kinds.count("RunCheckpoints") == 1
+    assert kinds[:2] == ["StepSeeds", "Boundaries"]
     assert kinds.count("LearningRateMonitor") == 1
     assert EarlyStopping.__name__ in kinds
 

@@ -189,3 +189,37 @@ def test_twenty_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
     lines = str(error.value).splitlines()
     assert len(lines) == 21
     assert lines[-1] == "... and 5 more problems"
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"), [('["a", "a"]', "'a' is empty or there twice"), ('["a", " "]', "' ' is empty")]
+)
+def test_class_names_that_cannot_be_told_apart(tmp_path: Path, names: str, fault: str) -> None:
+    root = masks(tmp_path)
+    (root / "classes.json").write_text(f'{{"classes": {names}}}')
+    assert any(fault in problem for problem in problems(read(root), "segmentation"))
+
+
+def test_a_data_set_without_objects_has_no_classes(tmp_path: Path) -> None:
+    picture(tmp_path / "JPEGImages/a.png")
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations/a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
+    assert any(
+        "has no classes, since it has no objects" in problem for problem in problems(read(tmp_path), "detection")
+    )
+
+
+def test_objects_that_were_left_out_are_not_called_missing(tmp_path: Path) -> None:
+    root = coco(tmp_path, segmentation=[[1, 1, 2]])
+    found = problems(read(root), "instances")
+    assert all("malformed" in problem for problem in found if "never shows" not in problem)
+    assert not any("does not hold what instances needs" in problem for problem in found)
+
+
+@pytest.mark.parametrize("crowd", [0, 1])
+def test_a_class_that_only_crowds_show_is_not_shown(tmp_path: Path, crowd: int) -> None:
+    index = read(coco(tmp_path, iscrowd=crowd))
+    if crowd:
+        assert any("the training split never shows" in problem for problem in problems(index, "detection"))
+    else:
+        check(index, "detection")

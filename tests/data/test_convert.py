@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from lit_vision.data.convert import convert, with_objects
-from lit_vision.data.formats import coco, read, voc, yolo
+from lit_vision.data.convert import convert, convert_by_words, with_objects
+from lit_vision.data.formats import coco, options_of_words, read, voc, yolo
+from lit_vision.data.formats.output import unique_names
 from lit_vision.data.index import NO_SEGMENT, POLYGONS, RLE, Index, Packed
 from lit_vision.data.rasterise import rasterise
 from lit_vision.data.rle import encode_rle, join_rings
@@ -120,6 +121,42 @@ def test_yolo_keeps_polygons_and_tells_what_it_cannot_hold(tmp_path: Path) -> No
     require_same(first, read(tmp_path / "again"))
 
 
+def test_yolo_counts_the_objects_whose_holes_are_filled(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+    labels = np.zeros(SIZE, np.uint8)
+    labels[2:20, 3:20], labels[5:9, 5:9], labels[30:35, 30:35] = 1, 0, 2
+    cv2.imwrite(str(tmp_path / "in/labels/a.png"), labels)
+    cv2.imwrite(str(tmp_path / "in/images/a.png"), np.zeros((*SIZE, 3), np.uint8))
+    notes = convert(tmp_path / "in", tmp_path / "yolo", "yolo")
+    assert "A YOLO polygon has no holes: those of 1 objects were filled." in notes
+    again = rasterise(read(tmp_path / "yolo"), 0, SIZE)[0]
+    assert again[6, 6] == again[3, 4] == 1
+    assert not any("holes" in note for note in convert(tmp_path / "in", tmp_path / "coco", "coco"))
+    assert (rasterise(read(tmp_path / "coco"), 0, SIZE)[0] == labels).all()
+
+
+def test_yolo_fractions_stay_within_the_image(tmp_path: Path) -> None:
+    """Ultralytics' reader drops images with others."""
+    drawn = draw(tmp_path / "in", outlines=False)
+    near, far = [[-0.5, 2], [60.25, 2], [30, 20]], [[-30, 10], [30, 10], [30, 20]]
+    outlines = [join_rings([np.array(ring, np.float32)]).tobytes() for ring in (near, far)]
+    assert drawn.segment_kinds is not None
+    kinds = np.array([POLYGONS, POLYGONS, *drawn.segment_kinds[2:]], np.uint8)
+    boxes = np.array([[0, 0, 1, 1]] * 2 + [[-5, 3, 70, 41]] * 13, np.float32)
+    index = replace(drawn, boxes=boxes, segment_kinds=kinds, segments=Packed.pack([*outlines, *[b""] * 13]))
+    yolo.write(index, tmp_path / "out")
+    for path in (tmp_path / "out/labels").rglob("*.txt"):
+        for line in path.read_text().splitlines():
+            assert all(0 <= float(word) <= 1 for word in line.split()[1:])
+    again = read(tmp_path / "out")
+    assert again.boxes is not None
+    assert again.boxes[-1].tolist() == [0, 3, 60, 40]
+    seen = [rasterise(which, i, SIZE)[0] for which in (index, again) for i in (1, 2)]
+    assert (seen[0] == seen[2]).mean() > 0.99  # a corner moved by half a pixel
+    assert (seen[1] == seen[3]).all()  # cut off along its pixels
+
+
 def test_voc_counts_the_outlines_it_leaves_out(tmp_path: Path) -> None:
     notes = voc.write(draw(tmp_path / "in", outlines=True), tmp_path / "out")
     assert "VOC holds boxes alone: 10 outlines were left out." in notes
@@ -135,6 +172,15 @@ def test_same_stems_get_names_of_their_own(tmp_path: Path) -> None:
         "deep_train_1.png",
         "deep_val_0.png",
     ]
+
+
+def test_names_never_meet_whatever_the_folders_are_called(tmp_path: Path) -> None:
+    files = ["a_b.png", "a/b.png", "c/b.png", "a_b_0.png", "A_B_2.jpg", "c_b.jpg", "../c/b.png"]
+    index = replace(draw(tmp_path / "in", outlines=False), files=Packed.pack(files))
+    names = unique_names(index)
+    assert len({Path(name).stem.lower() for name in names}) == len(files)
+    assert [Path(name).suffix for name in names] == [Path(file).suffix for file in files]
+    assert names[0] == "a_b.png"
 
 
 def test_label_maps_become_objects(tmp_path: Path) -> None:
@@ -180,6 +226,41 @@ def test_source_is_never_touched_and_links_are_links(tmp_path: Path) -> None:
     assert sorted(path for path in (tmp_path / "in").rglob("*") if path.is_file()) == files
     assert all(path.is_symlink() for path in (tmp_path / "voc/JPEGImages").iterdir())
     assert not any(path.is_symlink() for path in (tmp_path / "coco/images/train").iterdir())
+
+
+def test_options_of_a_command_line_become_what_the_reader_takes(tmp_path: Path) -> None:
+    drawn = draw(tmp_path / "drawn", outlines=False)
+    voc.write(drawn, tmp_path / "in")
+    words = {"classes": "Übrige,red cell", "difficult": "keep", "one_based": "no"}
+    notes = convert_by_words(tmp_path / "in", tmp_path / "out", "coco", "auto", words, True)
+    assert any("5 objects of classes left out" in note for note in notes)
+    index = read(tmp_path / "out")
+    assert index.class_names == ("Übrige", "red cell")
+    assert index.boxes is not None
+    assert drawn.boxes is not None
+    np.testing.assert_allclose(index.boxes[0], np.minimum(drawn.boxes[0] + 1, (60, 40, 60, 40)))  # read as from 0
+    assert (tmp_path / "out/images/train").is_dir()
+    assert all(path.is_symlink() for path in (tmp_path / "out/images").rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("format", "words", "options"),
+    [
+        (
+            "coco",
+            {"annotations": "{train: a.json}", "images": "a, b"},
+            {"annotations": {"train": "a.json"}, "images": "a, b"},
+        ),
+        ("coco", {"classes": "no", "outlines": "false"}, {"classes": ["no"], "outlines": False}),
+        ("coco", {"classes": "[a, 'b,c']", "images": "2017"}, {"classes": ["a", "b,c"], "images": "2017"}),
+        ("csv", {"delimiter": "|", "separator": ";"}, {"delimiter": "|", "separator": ";"}),
+        ("masks", {"colors": "[[1, 2, 3]]", "ignore_index": "0"}, {"colors": [[1, 2, 3]], "ignore_index": 0}),
+        ("yolo", {"clases": "a"}, {"clases": "a"}),  # refused by `read`, with the nearest name
+        ("voc", {"one_based": "maybe"}, {"one_based": "maybe"}),  # likewise
+    ],
+)
+def test_words_are_yaml_or_text_or_lists(format: str, words: dict[str, str], options: dict[str, object]) -> None:
+    assert options_of_words(format, words) == options
 
 
 def test_what_cannot_be_converted(tmp_path: Path) -> None:

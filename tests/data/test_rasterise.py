@@ -7,7 +7,16 @@ import pytest
 from lit_vision.data.formats.outlines import mask_box, mask_polygons
 from lit_vision.data.index import NO_SEGMENT, POLYGONS, RLE, Index, Packed
 from lit_vision.data.rasterise import class_mask, rasterise, renumber, segmentation_classes
-from lit_vision.data.rle import compress, counts_of, decode_rle, encode_rle, faulty_rles, join_rings, polygon_rle
+from lit_vision.data.rle import (
+    compress,
+    counts_of,
+    decode_rle,
+    encode_label_map,
+    encode_rle,
+    faulty_rles,
+    join_rings,
+    polygon_rle,
+)
 
 SIZE = (9, 12)
 
@@ -128,16 +137,41 @@ def test_outlines_of_masks_give_the_same_pixels_back() -> None:
         for _ in range(3):
             y, x = rng.integers(0, 6, 2)
             mask[y : y + 3, x : x + 4] = True
-        rings = mask_polygons(mask)
+        rings, _ = mask_polygons(mask)
         again = np.zeros(SIZE, np.bool_)
         for ring in rings:
             again |= decode_rle(polygon_rle(ring, SIZE), SIZE)
         assert (again & ~mask).sum() <= 1
         assert (mask & ~again).sum() <= 1
-    ring = mask_polygons(block(2, 3, 4, 7))[0]
+    (ring,), holes = mask_polygons(block(2, 3, 4, 7))
+    assert not holes
     assert sorted(map(tuple, ring.tolist())) == [(3, 2), (3, 4), (7, 2), (7, 4)]
+
+
+def test_holes_of_masks_are_found_however_small() -> None:
+    mask = block(1, 1, 8, 9)
+    mask[4, 5] = False
+    rings, holes = mask_polygons(mask)
+    assert holes
+    assert [ring.min(0).tolist() + ring.max(0).tolist() for ring in rings] == [[1, 1, 9, 8]]
+    mask[2:7, 3:8], mask[4, 5] = False, True  # an island in the hole is covered by the filled outline
+    assert (len(mask_polygons(mask)[0]), mask_polygons(mask)[1]) == (1, True)
+    mask[4, 1:4] = False  # an open bay is none
+    mask[4, 5] = False
+    assert not mask_polygons(mask)[1]
+    assert mask_polygons(np.zeros(SIZE, np.bool_)) == ([], False)
 
 
 def test_mask_box() -> None:
     assert mask_box(block(2, 3, 4, 7)) == (3, 2, 7, 4)
     assert mask_box(np.zeros(SIZE, np.bool_)) == (0, 0, 0, 0)
+
+
+def test_label_maps_are_encoded_as_pycocotools_does() -> None:
+    rng = np.random.default_rng(3)
+    for count in (1, 5, 40):
+        instances = rng.integers(-1, count + 1, SIZE).astype(np.int32)
+        instances[instances == 2] = 0  # a number without pixels
+        assert encode_label_map(instances, count) == [encode_rle(instances == k + 1) for k in range(count)]
+    assert encode_label_map(np.full(SIZE, 1, np.int32), 1) == [encode_rle(np.ones(SIZE, np.bool_))]
+    assert encode_label_map(np.zeros(SIZE, np.int32), 0) == []

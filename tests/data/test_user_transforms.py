@@ -1,8 +1,12 @@
 """torchvision v2 transforms of the user's own."""
 
+import random
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lit_vision.data.transforms import Transform, Warped
@@ -42,8 +46,6 @@ def test_what_a_transform_uncovers_is_ignored() -> None:
 
 
 def test_a_fill_of_the_users_own_does_not_become_a_class() -> None:
-    from torchvision import tv_tensors
-
     warped = apply(v2.RandomAffine(0, translate=(0.5, 0.5), fill={tv_tensors.Mask: 255, tv_tensors.Image: 0}))
     assert set(np.unique(warped.masks["mask"])) <= {0, 1, IGNORE_INDEX}
 
@@ -63,6 +65,41 @@ def test_colours_alone_leave_labels() -> None:
     np.testing.assert_array_equal(warped.image.permute(1, 2, 0), np.minimum(IMAGE.astype(int) * 2, 255))
     np.testing.assert_array_equal(warped.boxes, BOXES)
     np.testing.assert_array_equal(warped.masks["mask"], MASK)
+
+
+def draw() -> tuple[float, float, float]:
+    """A number from each of the generators that a transform can use."""
+    return float(torch.rand(1)), random.random(), float(np.random.rand())  # noqa: NPY002  users' transforms may
+
+
+def states() -> tuple[object, ...]:
+    return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002  as above
+
+
+class Noise(v2.Transform):
+    drawn: ClassVar[list[tuple[float, float, float]]] = []
+
+    def transform(self, value: object, params: dict[str, object]) -> object:
+        if isinstance(value, tv_tensors.Image):
+            self.drawn.append(draw())
+        return value
+
+
+def test_randomness_of_any_kind_comes_from_the_sample_and_touches_nothing_else() -> None:
+    Noise.drawn = []
+    before = states()
+    apply(Noise(), Noise())
+    assert states() == before
+    draw()
+    assert states() != before
+    apply(Noise(), Noise())
+    first, second, *again = Noise.drawn
+    assert again == [first, second]
+    assert len({*first, *second}) == 6  # the negative control: they are drawn, not constant
+    before = states()
+    with pytest.raises(ZeroDivisionError):
+        apply(Noise(), v2.Lambda(lambda value: 1 / 0))
+    assert states() == before
 
 
 def test_what_cannot_work_is_said() -> None:

@@ -117,3 +117,15 @@ def test_statistics_repeat_over_more_channels() -> None:
 def test_source_of_weights() -> None:
     assert weights_source("resnet18") == "timm/resnet18.a1_in1k"
     assert weights_source("mobilenetv1_025") is None
+
+
+@pytest.mark.parametrize("name", ["lcnet_050", "efficientnet_b0", "mobilenetv3_large_100", "resnet18"])
+def test_every_parameter_of_a_feature_network_gets_a_gradient(name: str) -> None:
+    network = create_features(name, out_indices=[2, 3])
+    whole = create_features(name, out_indices=[2, 3, 4])
+    images = torch.randn(2, 3, 64, 64)
+    features = network(images)
+    sum(feature.sum() for feature in features).backward()
+    assert [n for n, parameter in network.named_parameters() if parameter.grad is None] == []
+    assert [tuple(feature.shape[2:]) for feature in features] == [(8, 8), (4, 4)]
+    assert len(list(network.parameters())) < len(list(whole.parameters()))  # it is not there at all

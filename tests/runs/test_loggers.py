@@ -210,3 +210,15 @@ def test_users_own_logger_is_left_alone(workspace: Path) -> None:
 
 def test_reader_is_installed() -> None:
     assert shutil.which("wandb", path=str(Path(sys.executable).parent))
+
+
+def test_continued_run_has_the_same_id_and_one_line_of_history(workspace: Path) -> None:
+    options = ["-c", "toy.yaml", "--wandb", "offline", "--trainer.log_every_n_steps", "1"]
+    first = cli.run("fit", options)
+    again = cli.run("fit", [*options, "--resume", "auto", "--trainer.max_epochs", "2"])
+    assert again.folder == first.folder
+    runs = sorted(path.name for path in (first.folder.path / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    assert {name.rpartition("-")[2] for name in runs} == {first.folder.id}
+    steps = [int(row["step"]) for row in rows(first.folder.path) if row["train/loss"]]
+    assert steps == list(range(8))

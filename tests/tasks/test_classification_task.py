@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from quiet import quiet_trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -67,15 +68,7 @@ def make(channels: int = 3, **args: Any) -> TransferClassifier:
 
 
 def trainer(tmp_path: Path, epochs: int = 8) -> pl.Trainer:
-    return pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
+    return quiet_trainer(max_epochs=epochs, default_root_dir=tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,8 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+from quiet import quiet_trainer
 from torch.optim import AdamW
 
 from lit_vision.data.detection import DetectionDataModule
@@ -20,12 +20,6 @@ from lit_vision.tasks.detection import YOLODetector
 
 NAMES = ["bar", "disc"]
 SMALL: dict[str, Any] = {"backbone": "lcnet_050", "strides": [8], "width": 32, "anchors": "auto"}
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    torch.set_num_threads(1)
-    pl.seed_everything(0)
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +65,10 @@ def data_module(
     return kind(str(root), **{**common, **settings})
 
 
-def trainer(**settings: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return pl.Trainer(**quiet, enable_checkpointing=False, num_sanity_val_steps=0, **settings)  # type: ignore[arg-type]
-
-
 def test_overfits_four_pictures_and_predicts_from_the_checkpoint_alone(root: Path, tmp_path: Path) -> None:
     data = data_module(root, SamePictures)
     task = YOLODetector(NAMES, **SMALL, optimizer=partial(AdamW, lr=5e-3, weight_decay=0.0))
-    run = trainer(max_epochs=90, check_val_every_n_epoch=90)
+    run = quiet_trainer(max_epochs=90, check_val_every_n_epoch=90)
     run.fit(task, data)
     measured = {name: float(value) for name, value in run.callback_metrics.items()}
     assert measured["val/map_50"] > 0.9
@@ -89,7 +78,7 @@ def test_overfits_four_pictures_and_predicts_from_the_checkpoint_alone(root: Pat
     loaded = load_task(tmp_path / "last.ckpt")
     assert isinstance(loaded, YOLODetector)
     assert torch.equal(loaded.network.anchors, task.network.anchors)  # the clustered ones
-    batches = trainer().predict(loaded, data_module(root, SamePictures).val_dataloader())
+    batches = quiet_trainer().predict(loaded, data_module(root, SamePictures).val_dataloader())
     assert batches is not None
     predictions = [prediction for batch in batches for prediction in batch]
     own = data.index.span(0)
@@ -140,23 +129,23 @@ def test_anchors_are_clustered_from_training_boxes_in_network_pixels(root: Path)
     expected = {(round(w * scale, 3), round(h * scale, 3)) for w, h in ((32, 32), (40, 24), (36, 18))}
     assert {(round(w, 3), round(h, 3)) for w, h in sizes.tolist()} == expected
     task = YOLODetector(NAMES, **SMALL)
-    trainer(max_epochs=1, limit_train_batches=0).fit(task, data)
+    quiet_trainer(max_epochs=1, limit_train_batches=0).fit(task, data)
     found = {(round(w, 3), round(h, 3)) for w, h in task.network.anchors[0].tolist()}
     assert found == expected
     wants_six = YOLODetector(NAMES, **{**SMALL, "strides": [8, 16]})
     with pytest.raises(UserError, match="6 anchors cannot be clustered from 3 different box sizes"):
-        trainer(max_epochs=1).fit(wants_six, data)
+        quiet_trainer(max_epochs=1).fit(wants_six, data)
 
 
 def test_image_size_must_be_a_multiple_of_the_stride(root: Path) -> None:
     task = YOLODetector(NAMES, architecture="yolov3-tiny")
     with pytest.raises(UserError, match="100 x 100 must be a multiple of 32"):
-        trainer(max_epochs=1).fit(task, data_module(root, image_size=100))
+        quiet_trainer(max_epochs=1).fit(task, data_module(root, image_size=100))
 
 
 def test_thresholds_travel_and_can_be_changed(root: Path, tmp_path: Path) -> None:
     task = YOLODetector(NAMES, architecture="yolov3-tiny", score_threshold=0.3, nms_threshold=0.6)
-    run = trainer(max_epochs=1)
+    run = quiet_trainer(max_epochs=1)
     run.strategy.connect(task)
     run.save_checkpoint(tmp_path / "new.ckpt")
     loaded = load_task(tmp_path / "new.ckpt", score_threshold=0.7)

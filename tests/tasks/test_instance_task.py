@@ -8,8 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+from quiet import quiet_trainer
 from torch.optim import AdamW
 
 from lit_vision.data.augmentation import Augmentation
@@ -22,12 +22,6 @@ from lit_vision.types import InstanceBatch
 
 TINY: dict[str, Any] = {"encoder": "mobilenetv3_small_050", "decoder_args": {"decoder_channels": [24, 16, 16, 8, 8]}}
 NAMES = ["red", "blue"]
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    torch.set_num_threads(1)
-    pl.seed_everything(0)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +50,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_module(root: Path, **settings: Any) -> InstanceDataModule:
     common = {"image_size": 64, "batch_size": 3, "num_workers": 0, "augmentation": "none"}
     return InstanceDataModule(str(root), **{**common, **settings})
-
-
-def trainer(**settings: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return pl.Trainer(**quiet, enable_checkpointing=False, num_sanity_val_steps=0, **settings)
 
 
 def test_a_sample_has_objects_classes_and_the_border_between_them(root: Path) -> None:
@@ -118,7 +107,8 @@ def test_perfect_networks_score_one(root: Path, fit: str, monkeypatch: pytest.Mo
     batch = next(iter(data_module(root, fit=fit).val_dataloader()))
     monkeypatch.setattr(task, "forward", lambda images: perfect(batch))
     monkeypatch.setattr(task, "log_loss", lambda *_: None)
-    task.validation_step(batch, 0)
+    for prediction, mask in zip(task.validation_step(batch, 0), batch["mask"], strict=True):
+        assert (prediction["instances"][mask == 255] == 0).all()  # pictures of the run show no objects in the padding
     values = {key: float(value) for key, value in task.metrics["val"].compute().items()}
     assert values == {"ap": 1, "ap_50": 1, "ap_75": 1, "pq": 1, "sq": 1, "rq": 1, "count_error": 0}
 
@@ -178,10 +168,10 @@ def test_separation_by_hand() -> None:
 def test_learns_saves_and_loads(root: Path, tmp_path: Path) -> None:
     data = data_module(root)
     task = InstanceSegmenter(data.class_names, optimizer=partial(AdamW, lr=1e-2), **TINY)
-    before = trainer().validate(task, data, verbose=False)[0]["val/ap_50"]
-    fitted = trainer(max_steps=40, check_val_every_n_epoch=10**6)
+    before = quiet_trainer().validate(task, data, verbose=False)[0]["val/ap_50"]
+    fitted = quiet_trainer(max_steps=40, check_val_every_n_epoch=10**6)
     fitted.fit(task, data)
-    after = trainer().validate(task, data, verbose=False)[0]
+    after = quiet_trainer().validate(task, data, verbose=False)[0]
     assert before < 0.2
     assert after["val/ap_50"] > 0.7
     assert after["val/count_error"] <= 1
@@ -205,6 +195,14 @@ def test_the_two_networks_may_differ(tmp_path: Path) -> None:
         assert task.get_submodule(prefix) is backbone
     same = InstanceSegmenter(NAMES, **TINY)
     assert same.border_network.network.name == same.network.network.name
+
+
+def test_weight_of_a_border_pixel_is_not_a_file_of_weights() -> None:
+    task = InstanceSegmenter(NAMES, **TINY, border_pixel_weight=7)
+    cross_entropy = task.border_loss.get_submodule("losses.0")
+    assert cross_entropy.class_weights.tolist() == [1, 7]
+    with pytest.raises(UserError, match=r"there is no file nowhere\.pth"):
+        InstanceSegmenter(NAMES, **TINY, border_weights="nowhere.pth")
 
 
 def test_thresholds_out_of_range_are_named() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lit_vision.networks.stages import divide
 from lit_vision.tasks.optimization import parameter_groups, scale_learning_rates, warmup_cosine
 
 
@@ -18,7 +19,7 @@ class Net(nn.Module):
 
 def test_groups_are_head_first_then_stage_by_stage_without_decay_on_norms_and_biases() -> None:
     net = Net()
-    groups = parameter_groups(net, {"backbone": net.backbone}, lr_decay=0.5)
+    groups = parameter_groups(net, divide({"backbone": net.backbone}), lr_decay=0.5)
     assert [group["name"] for group in groups] == [
         "head/decay",
         "head/no_decay",
@@ -37,7 +38,7 @@ def test_groups_are_head_first_then_stage_by_stage_without_decay_on_norms_and_bi
 def test_every_parameter_is_in_exactly_one_group_frozen_or_not() -> None:
     net = Net()
     net.backbone.requires_grad_(False)
-    groups = parameter_groups(net, {"backbone": net.backbone})
+    groups = parameter_groups(net, divide({"backbone": net.backbone}))
     ids = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(ids) == sorted(id(parameter) for parameter in net.parameters())
 
@@ -45,7 +46,7 @@ def test_every_parameter_is_in_exactly_one_group_frozen_or_not() -> None:
 def test_learning_rates_fall_with_the_distance_from_the_head() -> None:
     net = Net()
     optimizer = torch.optim.SGD(
-        parameter_groups(net, {"backbone": net.backbone}, lr_decay=0.1), lr=1.0, weight_decay=0.3
+        parameter_groups(net, divide({"backbone": net.backbone}), lr_decay=0.1), lr=1.0, weight_decay=0.3
     )
     scale_learning_rates(optimizer)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])

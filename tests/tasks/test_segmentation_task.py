@@ -8,8 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+from quiet import quiet_trainer
 from torch.optim import AdamW
 
 from lit_vision.data.segmentation import SegmentationDataModule
@@ -20,12 +20,6 @@ from lit_vision.tasks.segmentation import SemanticSegmenter
 
 TINY: dict[str, Any] = {"encoder": "mobilenetv3_small_050", "decoder_args": {"decoder_channels": [24, 16, 16, 8, 8]}}
 NAMES = ["ground", "red", "blue"]
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> None:
-    torch.set_num_threads(1)
-    pl.seed_everything(0)
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +47,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_module(root: Path, **settings: Any) -> SegmentationDataModule:
     common = {"image_size": 64, "batch_size": 3, "num_workers": 0, "augmentation": "none"}
     return SegmentationDataModule(str(root), **{**common, **settings})
-
-
-def trainer(**settings: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return pl.Trainer(**quiet, enable_checkpointing=False, num_sanity_val_steps=0, **settings)
 
 
 def test_a_sample_is_letterboxed_with_unknown_padding(root: Path) -> None:
@@ -89,10 +78,10 @@ def test_objects_become_classes_with_a_background(tmp_path: Path) -> None:
 def test_learns_saves_loads_and_predicts(root: Path, tmp_path: Path) -> None:
     data = data_module(root)
     task = SemanticSegmenter(data.class_names, optimizer=partial(AdamW, lr=1e-2), **TINY)
-    before = trainer().validate(task, data, verbose=False)[0]["val/miou"]
-    fitted = trainer(max_steps=40, check_val_every_n_epoch=10**6)
+    before = quiet_trainer().validate(task, data, verbose=False)[0]["val/miou"]
+    fitted = quiet_trainer(max_steps=40, check_val_every_n_epoch=10**6)
     fitted.fit(task, data)
-    after = trainer().validate(task, data, verbose=False)[0]
+    after = quiet_trainer().validate(task, data, verbose=False)[0]
     assert before < 0.3
     assert after["val/miou"] > 0.8
     assert "val/iou/red" in after
@@ -146,7 +135,7 @@ def test_the_encoder_is_found_under_its_name() -> None:
 def test_a_loss_of_your_own_and_frozen_encoders(root: Path) -> None:
     task = SemanticSegmenter(NAMES, loss=DiceLoss(), freeze="backbone", **TINY)
     stem = next(task.network.backbone.parameters()).clone()
-    trainer(max_steps=2, limit_val_batches=0).fit(task, data_module(root))
+    quiet_trainer(max_steps=2, limit_val_batches=0).fit(task, data_module(root))
     assert isinstance(task.loss, DiceLoss)
     assert torch.equal(next(task.network.backbone.parameters()), stem)
     assert not any(p.requires_grad for p in task.network.backbone.parameters())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_vision.data.decode import read_size
 from lit_vision.data.formats.boxes import clip_boxes, clip_note
 from lit_vision.data.formats.coco_files import annotation_files, find_annotation_files, image_folder
 from lit_vision.data.formats.coco_json import CocoFile, decode_file
@@ -64,10 +65,21 @@ def read(
     for (split, path), name, document in zip(sources, names, documents, strict=True):
         folder = image_folder(root, path, split, [image.file_name for image in document.images], images)
         prefix = "" if folder == root else relative(folder, root) + "/"
+        _complete_sizes(document, folder)
         files += [prefix + image.file_name for image in document.images]
         splits += [split] * len(document.images)
         tables.append(make_table(document, name, labels, outlines, problems))
     return _index(root, chosen, files, splits, tables, problems)
+
+
+def _complete_sizes(document: CocoFile, folder: Path) -> None:
+    """Sizes that the file does not say, from the images' headers: masks and boxes are measured by them."""
+    for image in document.images:
+        if not (image.height and image.width):
+            try:
+                image.height, image.width = read_size(folder / image.file_name)
+            except UserError:  # the check reports unreadable images, all at once
+                continue
 
 
 def _categories(documents: Sequence[CocoFile], files: Sequence[str]) -> dict[int, str]:

@@ -14,6 +14,7 @@ from lit_vision.data.index import NO_SEGMENT, POLYGONS, RLE
 from lit_vision.data.rle import compress, join_rings
 from lit_vision.errors import UserError
 
+_LARGEST = 2**16  # pixels of a side, where the size is not known
 # Python writes NaN into JSON, which JSON does not know; as null it is reported for its own annotation.
 _NOT_A_NUMBER = re.compile(rb"(?<=[:,\[])(\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
 
@@ -130,9 +131,12 @@ def pack_segmentation(raw: msgspec.Raw, size: tuple[int, int]) -> tuple[int, byt
     rings = [ring for ring in value or [] if ring]
     if not rings:
         return NO_SEGMENT, b""
+    far = max(size) or _LARGEST
     for ring in rings:
         if len(ring) < 6 or len(ring) % 2:
             raise ValueError(f"a polygon has {len(ring)} numbers, not x and y of at least 3 points")
+        if min(ring) < -far or max(ring) > 2 * far:
+            raise ValueError(f"a polygon reaches from {min(ring):g} to {max(ring):g}, far outside of its image")
     return POLYGONS, join_rings([np.array(ring) for ring in rings]).tobytes()
 
 

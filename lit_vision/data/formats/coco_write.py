@@ -18,16 +18,7 @@ __all__ = ["write"]
 def write(index: Index, output: Path, link: bool = False) -> list[str]:
     """Writes `annotations/instances_<split>.json` and `images/<split>/`.
 
-    Args:
-        index: boxes, with outlines as polygons or run lengths where there are any.
-        output: an empty or new folder.
-        link: symbolic links to the images instead of copies.
-
-    Returns:
-        Sentences on what COCO cannot hold (there is nothing).
-
-    Raises:
-        UserError: output is not empty or lies in the data set.
+    Nothing is lost. See `output.py` for arguments and errors.
     """
     new_folder(output, index)
     (output / "annotations").mkdir()

@@ -121,7 +121,9 @@ def _rows(
     lines.fieldnames = header
     for column in columns:
         if column is not None and column not in header:
-            raise UserError(f"{path.name} has no column {column!r} in its first line: {nearest(column, header)}.")
+            other = next((sign for sign in ";\t|" if len(header) == 1 and sign in header[0]), None)
+            hint = f"set the option delimiter to {other!r}" if other else nearest(column, header)
+            raise UserError(f"{path.name} has no column {column!r} in its first line: {hint}.")
     rows = []
     for cells in lines:
         row = _row(path.name, lines.line_num, cells, columns, separator, problems)

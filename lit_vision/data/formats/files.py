@@ -29,13 +29,19 @@ def list_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> tuple[
     found: list[str] = []
     others: list[str] = []
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        folders[:] = [name for name in folders if not name.startswith((".", "__")) and not _leads_back(parent, name)]
         prefix = os.path.relpath(parent, folder).replace(os.sep, "/")
         for name in names:
             if not name.startswith(".") and name != "Thumbs.db":
                 path = name if prefix == "." else f"{prefix}/{name}"
                 (found if name.lower().endswith(tuple(suffixes)) else others).append(path)
     return sorted(found, key=natural_key), sorted(others, key=natural_key)
+
+
+def _leads_back(parent: str, name: str) -> bool:
+    """Whether a folder is a symbolic link to one that it lies in."""
+    path = os.path.join(parent, name)
+    return os.path.islink(path) and Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(path))
 
 
 def has_files(folder: Path, suffixes: Sequence[str]) -> bool:

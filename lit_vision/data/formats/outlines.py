@@ -31,19 +31,20 @@ def mask_box(mask: BoolArray) -> Box:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def mask_polygons(mask: BoolArray) -> list[FloatArray]:
-    """Outlines (n, 2) of the parts of a mask, largest first, along the outer edges of its pixels.
+def mask_polygons(mask: BoolArray) -> tuple[list[FloatArray], bool]:
+    """Outlines (n, 2) of the parts of a mask, largest first, along the outer edges of its pixels; whether it has holes.
 
     OpenCV's contours run through pixel centres, which makes an object a pixel too small. So every pixel becomes a
     3 x 3 block at twice the scale, sharing its rim with its neighbours: centres of the rim are then corners of pixels.
-    Holes are not part of an outline.
+    Holes are not part of an outline, nor is what lies inside them.
     """
     x1, y1, x2, y2 = (int(edge) for edge in mask_box(mask))
     height, width = y2 - y1, x2 - x1
     grid = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
     grid[1::2, 1::2] = mask[y1:y2, x1:x2]
     grid = cv2.dilate(grid, np.ones((3, 3), np.uint8)).astype(np.uint8)
-    contours = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    contours, tree = cv2.findContours(grid, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    outermost = [] if tree is None else [contours[k] for k in np.flatnonzero(tree[0, :, 3] < 0).tolist()]
     corner = np.array([x1, y1], np.float32)
-    rings: list[FloatArray] = [contour[:, 0].astype(np.float32) / np.float32(2) + corner for contour in contours]
-    return sorted(rings, key=lambda ring: -float(cv2.contourArea(ring)))
+    rings: list[FloatArray] = [contour[:, 0].astype(np.float32) / np.float32(2) + corner for contour in outermost]
+    return sorted(rings, key=lambda ring: -float(cv2.contourArea(ring))), len(contours) > len(outermost)

@@ -1,4 +1,10 @@
-"""The folder a data set is written to: empty before, images copied under unique names."""
+"""The folder a data set is written to: empty before, images copied or linked under unique names.
+
+What all writers share: `write(index, output, link)` takes an index with boxes, and outlines as polygons or run lengths
+where there are any; writes into `output`, an empty or new folder; makes symbolic links to the images instead of copies
+if asked; and gives a sentence, with a count, on each thing that the format cannot hold. It raises a UserError where
+`output` is not empty or lies in the data set.
+"""
 
 import shutil
 from collections import Counter
@@ -15,8 +21,7 @@ def new_folder(output: Path, index: Index) -> Path:
     Raises:
         UserError: it is not empty, or lies in the folder that is read.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is not empty: choose another folder, or empty it yourself.")
+    require_free(output)
     if output.resolve().is_relative_to(index.root.resolve()):
         raise UserError(f"{output} lies in the data set {index.root}, where nothing is written: choose another folder.")
     try:
@@ -26,19 +31,26 @@ def new_folder(output: Path, index: Index) -> Path:
     return output
 
 
+def require_free(output: Path) -> None:
+    """Raises UserError where the output folder holds anything, or is a file."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is not empty: choose another folder, or empty it yourself.")
+
+
 def unique_names(index: Index) -> list[str]:
     """A file name for every image: its own where no other image has that stem, else its path joined by underscores."""
     paths = [PurePosixPath(text) for text in index.files.texts()]
     stems = Counter(path.stem.lower() for path in paths)
     names = [path.name if stems[path.stem.lower()] == 1 else _joined(path) for path in paths]
-    again = Counter(PurePosixPath(name).stem.lower() for name in names)
     # Two files that differ in their ending alone would share an annotation file.
-    return [
-        name
-        if again[PurePosixPath(name).stem.lower()] == 1
-        else f"{PurePosixPath(name).stem}_{i}{PurePosixPath(name).suffix}"
-        for i, name in enumerate(names)
-    ]
+    taken: set[str] = set()
+    for i, name in enumerate(map(PurePosixPath, names)):
+        stem, number = name.stem, 1
+        while stem.lower() in taken:
+            stem, number = f"{name.stem}_{number + 1}", number + 1
+        taken.add(stem.lower())
+        names[i] = stem + name.suffix
+    return names
 
 
 def _joined(path: PurePosixPath) -> str:

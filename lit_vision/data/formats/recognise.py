@@ -1,13 +1,14 @@
 """Which format a folder is in, and reading it with the user's options."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
 import msgspec
+import yaml
 
 from lit_vision.data.formats import coco, csv, folder, labelmaps, masks, voc, yolo
 from lit_vision.data.formats.files import nearest
@@ -47,8 +48,7 @@ def _recognise(root: Path) -> tuple[str, str]:
         raise UserError(f"{root} fits no known layout, set format and options; looked for {layouts}.")
     if len(fitting) > 1:
         kinds = " and as ".join(f"{name} ({words})" for name, words in fitting.items())
-        choices = " or ".join(f"format: {name}" for name in fitting)
-        raise UserError(f"{root} can be read as {kinds}: set {choices}.")
+        raise UserError(f"{root} can be read as {kinds}: set format to {' or '.join(fitting)}.")
     return next(iter(fitting.items()))
 
 
@@ -78,6 +78,30 @@ def read(root: Path | str, format: str = "auto", **options: Any) -> Index:
     reader: Callable[..., Index] = FORMATS[format].read
     index = reader(root, **_checked(reader, format, options))
     return replace(index, notes=notes + index.notes)
+
+
+def options_of_words(format: str, words: Mapping[str, str]) -> dict[str, Any]:
+    """Options of a format's reader from a command line: each word is YAML, or text, or a list as `a,b`.
+
+    Which of them it is follows from the type that the reader declares; `read` refuses what is none of them.
+    """
+    hints = get_type_hints(FORMATS[format].read) if format in FORMATS else {}
+    return {name: _value(word, hints[name]) if name in hints else word for name, word in words.items()}
+
+
+def _value(word: str, hint: Any) -> Any:
+    try:
+        value = yaml.safe_load(word)
+    except yaml.YAMLError:
+        value = word
+    value = word if isinstance(value, str) else value  # YAML makes nothing of the delimiter |
+    for candidate in (value, word, [part.strip() for part in word.split(",")]):
+        try:
+            msgspec.convert(candidate, hint)
+        except msgspec.ValidationError:
+            continue
+        return candidate
+    return value
 
 
 def _checked(reader: Callable[..., Index], format: str, options: dict[str, Any]) -> dict[str, Any]:

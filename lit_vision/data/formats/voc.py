@@ -129,7 +129,7 @@ def _picture(
         return None
     try:
         size = int(float(tree.findtext("size/height") or 0)), int(float(tree.findtext("size/width") or 0))
-    except ValueError:
+    except (ValueError, OverflowError):
         problems.append(f"{name} has a size that is not a number: correct its width and height.")
         return None
     objects = [

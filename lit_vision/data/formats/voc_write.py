@@ -15,16 +15,7 @@ __all__ = ["write"]
 def write(index: Index, output: Path, link: bool = False) -> list[str]:
     """Writes `Annotations/*.xml`, `JPEGImages/` and `ImageSets/Main/<split>.txt`; crowds are marked difficult.
 
-    Args:
-        index: boxes.
-        output: an empty or new folder.
-        link: symbolic links to the images instead of copies.
-
-    Returns:
-        Sentences on what VOC cannot hold.
-
-    Raises:
-        UserError: output is not empty or lies in the data set.
+    Outlines are lost. See `output.py` for arguments and errors.
     """
     new_folder(output, index)
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):

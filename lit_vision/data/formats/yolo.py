@@ -15,7 +15,7 @@ from lit_vision.data.formats.boxes import box_fault
 from lit_vision.data.formats.build import IndexBuilder
 from lit_vision.data.formats.files import choose_classes, relative
 from lit_vision.data.formats.outlines import points_box
-from lit_vision.data.formats.yolo_files import YoloFile, find_yaml, images_of, label_path, read_yaml
+from lit_vision.data.formats.yolo_files import YoloFile, find_yaml, images_of, label_path, read_yaml, stray_labels
 from lit_vision.data.formats.yolo_write import write
 from lit_vision.data.index import NO_SEGMENT, POLYGONS, Index
 from lit_vision.errors import UserError
@@ -64,6 +64,9 @@ def read(root: Path, *, data: str | None = None, classes: Sequence[str] | None =
     entries = [(split, image) for split in sorted(yaml.splits) for image in images_of(yaml, split, builder.problems)]
     if not entries and not builder.problems:
         raise UserError(f"{path} points to no images: correct its path, train and val.")
+    if stray := stray_labels(yaml):
+        first = relative(stray[0], root)
+        builder.notes.append(f"{len(stray)} label files have no image and were left out, the first is {first}.")
     unwanted = _fill(builder, entries, numbers, yaml)
     if unwanted:
         builder.notes.append(f"{unwanted} objects of classes left out by the option classes were not read.")

@@ -41,12 +41,16 @@ def read_yaml(path: Path) -> YoloFile:
     Raises:
         UserError: it is no YAML, or names or splits are missing or malformed.
     """
+    text = read_text(path)
     try:
-        content = yaml.safe_load(read_text(path))
+        content = yaml.safe_load(text)
+        words = yaml.load(text, Loader=yaml.BaseLoader)  # all text: the class "no" is not false, "01" not 1
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML ({str(error).splitlines()[0]}): correct it.") from None
     if not isinstance(content, dict) or "names" not in content:
         raise UserError(f"{path} has no names: write names: [cat, dog].")
+    if "kpt_shape" in content:
+        raise UserError(f"{path} is of a pose data set (kpt_shape), which no task learns: give it labels with boxes.")
     splits = {}
     for key, value in content.items():
         if split_of(str(key)) >= 0 and value:
@@ -54,7 +58,10 @@ def read_yaml(path: Path) -> YoloFile:
             splits[split_of(str(key))] = [str(entry) for entry in entries]
     if not splits:
         raise UserError(f"{path} has neither train nor val: write train: images/train.")
-    return YoloFile(path, _base(path, content.get("path")), splits, _names(path, content))
+    names = _names(path, words["names"])
+    if "nc" in content and str(content["nc"]) != str(len(names)):
+        raise UserError(f"{path}: nc is {content['nc']} but names has {len(names)}: correct one of them.")
+    return YoloFile(path, _base(path, content.get("path")), splits, names)
 
 
 def _base(path: Path, given: Any) -> Path:
@@ -63,21 +70,17 @@ def _base(path: Path, given: Any) -> Path:
     return base if base.is_dir() else path.parent
 
 
-def _names(path: Path, content: dict[str, Any]) -> list[str]:
-    names = content["names"]
+def _names(path: Path, names: Any) -> list[str]:
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != {str(key) for key in range(len(names))}:
             raise UserError(f"{path}: the keys of names must be 0 to {len(names) - 1}, each once.")
-        names = [names[key] for key in range(len(names))]
-    if not isinstance(names, list) or not names:
+        names = [names[str(key)] for key in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: names must be a list of class names such as [cat, dog].")
-    texts = [str(name) for name in names]
-    if len(set(texts)) < len(texts):
-        twice = next(name for name in texts if texts.count(name) > 1)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{path}: names has {twice!r} twice: give each class its own name.")
-    if "nc" in content and content["nc"] != len(texts):
-        raise UserError(f"{path}: nc is {content['nc']} but names has {len(texts)}: correct one of them.")
-    return texts
+    return names
 
 
 def images_of(data: YoloFile, split: int, problems: list[str]) -> list[Path]:
@@ -95,6 +98,19 @@ def images_of(data: YoloFile, split: int, problems: list[str]) -> list[Path]:
                 f"{relative(path, data.path.parent)}: correct it."
             )
     return images
+
+
+def stray_labels(data: YoloFile) -> list[Path]:
+    """Label files without an image, beside the folders of images that data.yaml names."""
+    stray: list[Path] = []
+    for entry in (entry for entries in data.splits.values() for entry in entries):
+        folder = _resolve(data, entry)
+        labels = label_path(folder / "x").parent
+        if folder.is_dir() and labels.is_dir() and labels != folder:
+            known = {file.rpartition(".")[0] for file in list_files(folder, IMAGE_SUFFIXES)[0]}
+            files = list_files(labels, (".txt",))[0]
+            stray += [labels / file for file in files if file[:-4] not in known and file != "classes.txt"]
+    return stray
 
 
 def _resolve(data: YoloFile, entry: str) -> Path:

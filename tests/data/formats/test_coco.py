@@ -208,3 +208,27 @@ def test_many_boxes_stay_flat(tmp_path: Path) -> None:
     assert index.labels.dtype == np.int32
     arrays = (index.labels, index.boxes, index.crowd, index.segment_kinds)
     assert sum(array.nbytes for array in arrays if array is not None) == 2000 * (4 + 16 + 1 + 1)
+
+
+@pytest.mark.parametrize(
+    ("ring", "fault"), [([1, 0, 3e7, 0, 3, 2], "from 0 to 3e+07"), ([1, -1e300, 3, 0, 3, 2], "-1e+300")]
+)
+def test_polygons_far_outside_are_refused_before_they_fill_the_memory(
+    tmp_path: Path, ring: list[float], fault: str
+) -> None:
+    index = coco.read(make(tmp_path, [annotation(segmentation=[ring])]))
+    assert len(index.labels) == 0
+    assert fault in index.problems[0]
+    assert "far outside of its image" in index.problems[0]
+    near = coco.read(make(tmp_path, [annotation(segmentation=[[-1, 0, 5, 0, 3, 2]])]))  # as rounding makes them
+    assert near.problems == ()
+
+
+def test_sizes_that_the_file_does_not_say_come_from_the_images(tmp_path: Path) -> None:
+    images = [{"id": 5, "file_name": "a.png"}, {"id": 9, "file_name": "missing.png"}]
+    rle = {"size": [3, 4], "counts": [2, 3, 1, 1, 5]}
+    index = coco.read(make(tmp_path, [annotation(segmentation=rle)], images=images))
+    assert index.problems == ()
+    assert index.sizes.tolist() == [[3, 4], [0, 0]]
+    assert index.segments is not None
+    np.testing.assert_array_equal(decode_rle(index.segments.raw(0), (3, 4)), MASK)

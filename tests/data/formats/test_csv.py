@@ -62,3 +62,10 @@ def test_several_files_need_a_choice(tmp_path: Path) -> None:
         csv.read(tmp_path)
     assert csv.read(tmp_path, file="other.csv").class_names == ("d",)
     assert csv.read(tmp_path / "other.csv").files.texts() == ["c"]
+
+
+def test_other_delimiters_are_recognised_in_the_sentence(tmp_path: Path) -> None:
+    root = write(tmp_path, "path;label\na.jpg;cat\n")
+    with pytest.raises(UserError, match="no column 'path' in its first line: set the option delimiter to ';'"):
+        csv.read(root)
+    assert csv.read(root, delimiter=";").class_names == ("cat",)

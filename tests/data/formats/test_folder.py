@@ -62,3 +62,11 @@ def test_other_files_are_counted(tmp_path: Path) -> None:
 def test_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder per class"):
         folder.read(tmp_path)
+
+
+def test_links_that_lead_back_are_not_followed_and_others_are(tmp_path: Path) -> None:
+    for name in ("root/a/1.png", "root/b/2.png", "elsewhere/3.png"):
+        picture(tmp_path / name)
+    (tmp_path / "root/a/loop").symlink_to(tmp_path / "root")
+    (tmp_path / "root/b/more").symlink_to(tmp_path / "elsewhere")
+    assert folder.read(tmp_path / "root").files.texts() == ["a/1.png", "b/2.png", "b/more/3.png"]

@@ -97,7 +97,7 @@ def test_each_layout_is_recognised_and_told(tmp_path: Path, make, name: str) -> 
 def test_ambiguity_is_refused(tmp_path: Path) -> None:
     coco(tmp_path)
     yolo(tmp_path)
-    with pytest.raises(UserError, match=r"as coco \(.*\) and as yolo \(data.yaml\): set format: coco or format: yolo"):
+    with pytest.raises(UserError, match=r"as coco \(.*\) and as yolo \(data.yaml\): set format to coco or yolo"):
         recognise(tmp_path)
     assert read(tmp_path, "coco").format == "coco"
 

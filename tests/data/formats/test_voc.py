@@ -106,3 +106,15 @@ def test_every_bad_record_is_named(tmp_path: Path) -> None:
 def test_no_annotations(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no XML files"):
         voc.read(tmp_path)
+
+
+@pytest.mark.parametrize("width", ["inf", "1e999", "six"])
+def test_sizes_that_are_no_numbers(tmp_path: Path, width: str) -> None:
+    index = voc.read(make(tmp_path, "a", item(), f"<width>{width}</width><height>4</height>"))
+    assert index.problems == ("Annotations/a.xml has a size that is not a number: correct its width and height.",)
+
+
+def test_an_object_of_one_pixel(tmp_path: Path) -> None:
+    index = voc.read(make(tmp_path, "a", item(box=(6, 4, 6, 4))))
+    assert index.boxes is not None
+    assert index.boxes.tolist() == [[5, 3, 6, 4]]

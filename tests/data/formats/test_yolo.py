@@ -100,6 +100,8 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
         ("names: [a]\n", "neither train nor val"),
         ("names: [a\ntrain: x", "data.yaml is not YAML"),
         ("names: 3\ntrain: images/train\n", "names must be a list"),
+        ("names: [{a: 1}]\ntrain: images/train\n", "names must be a list"),
+        ("names: [a]\nkpt_shape: [17, 2]\ntrain: images/train\n", "pose data set"),
     ],
 )
 def test_bad_yaml(tmp_path: Path, yaml: str, words: str) -> None:
@@ -116,3 +118,30 @@ def test_missing_folder_is_a_problem(tmp_path: Path) -> None:
 def test_the_last_images_folder_becomes_labels() -> None:
     assert label_path(Path("/images/x/images/train/a.b.jpg")) == Path("/images/x/labels/train/a.b.txt")
     assert label_path(Path("/x/a.jpg")) == Path("/x/a.txt")
+
+
+def test_class_names_stay_as_they_are_written(tmp_path: Path) -> None:
+    """YAML would make false, true, 1 and None of them."""
+    yaml = YAML.replace("[cat, dog]", "[no, yes, 01, null, 'a: b']")
+    assert yolo.read(make(tmp_path, None, yaml)).class_names == ("no", "yes", "01", "null", "a: b")
+    assert yolo.read(make(tmp_path, None, YAML + "nc: '2'\n")).class_names == ("cat", "dog")
+
+
+def test_label_files_without_an_image_are_told(tmp_path: Path) -> None:
+    make(tmp_path, "0 0.5 0.5 1 1\n")
+    for name in ("ghost.txt", "classes.txt"):
+        (tmp_path / "labels/train" / name).write_text("0 0.5 0.5 1 1\n")
+    notes = yolo.read(tmp_path).notes
+    assert notes == ("1 label files have no image and were left out, the first is labels/train/ghost.txt.",)
+    (tmp_path / "labels/train/ghost.txt").unlink()
+    assert yolo.read(tmp_path).notes == ()
+
+
+def test_lists_with_a_dot_are_relative_to_themselves(tmp_path: Path) -> None:
+    make(tmp_path, "0 0.5 0.5 1 1\n", "train: lists/one.txt\nval: lists/two.txt\nnames: [cat, dog]\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/one.txt").write_text("./../images/train/a.png\n")
+    (tmp_path / "lists/two.txt").write_text("images/train/a.png\n")
+    index = yolo.read(tmp_path)
+    assert [path.is_file() for path in (index.path(0), index.path(1))] == [True, True]
+    assert index.labels.tolist() == [0, 0]

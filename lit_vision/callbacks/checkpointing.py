@@ -1,0 +1,174 @@
+"""The run's checkpoints: the best, the last and the one before it, each replaced in one step."""
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from lit_vision.errors import UserError
+from lit_vision.runs.progress import Moment
+
+
+class RunCheckpoints(ModelCheckpoint):
+    """Writes best.ckpt, last.ckpt and previous.ckpt (what last.ckpt was before) into <run folder>/checkpoints.
+
+    All are taken where `Boundaries` finds that a run can be cut, so that each can be continued exactly; a kill in the
+    middle of writing leaves the old file.
+
+    Args:
+        monitor: metric that decides on best.ckpt; null = the task's own.
+        mode: whether the best is the "min" or the "max" of it; null = the task's own.
+        every_n_epochs: write last.ckpt after every so many epochs.
+        every_n_train_steps: and after every so many optimizer steps.
+        every_n_minutes: and at the first step after so many minutes.
+        dirpath: another folder.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        every_n_epochs: int = 1,
+        every_n_train_steps: int | None = None,
+        every_n_minutes: float | None = None,
+        dirpath: str | None = None,
+    ) -> None:
+        for name, value in (("every_n_epochs", every_n_epochs), ("every_n_train_steps", every_n_train_steps)):
+            if value is not None and value < 1:
+                raise UserError(f"RunCheckpoints: {name} is {value}, but must be at least 1")
+        if every_n_minutes is not None and every_n_minutes < 0:
+            raise UserError(f"RunCheckpoints: every_n_minutes is {every_n_minutes}, but must not be negative")
+        super().__init__(
+            dirpath=dirpath,
+            filename="best",
+            monitor=monitor,
+            mode=mode or "min",
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        self._given_mode = mode
+        self.epochs, self.steps, self.minutes = every_n_epochs, every_n_train_steps, every_n_minutes
+        self.saved_step: int | None = None  # of last.ckpt
+        self._saved_epochs = -1
+        self._written = time.monotonic()
+        self._last_is_whole = False
+        self._validated = False
+        self.expected = False  # by Boundaries, which says when to write
+
+    @property
+    def state_key(self) -> str:
+        """One per run, however its options change."""
+        return type(self).__qualname__
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes the task's metric where none was given; removes what a killed run has left half written.
+
+        Raises:
+            UserError: nothing would ever be written.
+        """
+        if stage == "fit" and not self.expected:
+            raise UserError("RunCheckpoints needs Boundaries as the first of the callbacks")
+        if trainer.limit_val_batches != 0:
+            self._choose(str(getattr(pl_module, "monitor", "val/loss")), str(getattr(pl_module, "monitor_mode", "min")))
+        if self.dirpath is None:
+            self.dirpath = os.path.realpath(os.path.join(trainer.default_root_dir, "checkpoints"))
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.is_global_zero:
+            for partial in Path(self.dirpath).glob("*.partial"):
+                partial.unlink(missing_ok=True)
+
+    def _choose(self, monitor: str, mode: str) -> None:
+        if self.monitor not in (None, monitor) and self._given_mode is None:
+            raise UserError(f"RunCheckpoints: {self.monitor} is to be monitored, but mode is not given: min or max")
+        self.monitor, self.mode = self.monitor or monitor, self._given_mode or mode
+        self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
+
+    # --- when ---------------------------------------------------------------------------------------------------
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that goes on has its checkpoint already."""
+        self._written = time.monotonic()
+        if trainer.global_step > 0:
+            self.saved_step, self._saved_epochs = trainer.global_step, trainer.current_epoch
+        # One that this run has not been continued from may be damaged: it must not take the place of a whole one.
+        self._last_is_whole = Path(str(trainer.ckpt_path or "")).name == "last.ckpt"
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Whether it was the best is decided at the next boundary."""
+        self._validated = not trainer.sanity_checking and trainer.state.fn == "fit"
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Nothing: a validation may follow, see `at_boundary`."""
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """Nothing: schedulers may follow, see `at_boundary`."""
+
+    def on_train_end(self, *_: Any) -> None:
+        """Nothing, see `at_boundary`."""
+
+    def late(self) -> bool:
+        """Whether the time for the next last.ckpt has come, by this process's clock."""
+        return self.minutes is not None and time.monotonic() - self._written >= 60 * self.minutes
+
+    def at_boundary(self, trainer: pl.Trainer, moment: Moment, late: bool, stop: bool) -> None:
+        """Writes what is due, on all processes alike.
+
+        Args:
+            trainer: between two steps.
+            moment: "batch", "epoch" or "end".
+            late: whether `late` on any process.
+            stop: the run ends here.
+        """
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        if self._validated and self.monitor is not None:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._validated = False
+        epochs, step = trainer.current_epoch, trainer.global_step
+        due = stop or late or moment == "end" or (moment == "epoch" and epochs % self.epochs == 0)
+        due = due or (self.steps is not None and step % self.steps == 0)
+        if due and step > 0 and (step, epochs) != (self.saved_step, self._saved_epochs):
+            self._save_last(trainer)
+            self.saved_step, self._saved_epochs = step, epochs
+
+    # --- what ---------------------------------------------------------------------------------------------------
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        assert self.dirpath is not None
+        last = Path(self.dirpath, "last.ckpt")
+        self.last_model_path = str(last)
+        if trainer.is_global_zero and self._last_is_whole and last.exists():
+            keep_as(last, last.with_name("previous.ckpt"))
+        self._save_checkpoint(trainer, str(last))
+        self._written, self._last_is_whole = time.monotonic(), True
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues; a run folder may have been moved or copied since."""
+        super().load_state_dict(self._moved(state_dict))
+
+    def _moved(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        folder = str(self.dirpath)
+
+        def here(path: str) -> str:
+            return os.path.join(folder, os.path.basename(path)) if path else path
+
+        paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state["best_k_models"].items()}
+        return {**state, **paths, "best_k_models": best, "dirpath": self.dirpath}
+
+
+def keep_as(file: Path, other: Path) -> None:
+    """Gives a file a second name, in place of what had it, so that neither name is missing at any moment."""
+    try:
+        partial = other.with_name(f"{other.name}.partial")
+        partial.unlink(missing_ok=True)
+        os.link(file, partial)
+        partial.replace(other)
+    except OSError:  # no hard links here, or a checkpoint of several files
+        if other.is_dir():
+            shutil.rmtree(other)
+        file.replace(other)

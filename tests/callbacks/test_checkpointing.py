@@ -1,0 +1,194 @@
+"""The run's checkpoints: when they are written, what replaces what, and what a kill leaves."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import ModelCheckpoint
+from resuming import CASES, Case, Cut, digest, train
+
+from lit_vision.callbacks import checkpointing
+from lit_vision.callbacks.boundaries import Boundaries
+from lit_vision.callbacks.checkpointing import RunCheckpoints, keep_as
+from lit_vision.callbacks.seeding import StepSeeds
+from lit_vision.errors import UserError
+from lit_vision.runs.checkpoints import AtomicCheckpointIO
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty.*")
+
+
+class Note(AtomicCheckpointIO):
+    """Notes the name and the step of each file that is written."""
+
+    written: list[tuple[str, int]]
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        self.written.append((Path(path).stem, checkpoint["global_step"]))
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    Note.written = []
+    monkeypatch.setattr("resuming.AtomicCheckpointIO", Note)
+    return Note.written
+
+
+def steps_of(folder: Path) -> dict[str, int]:
+    files = (folder / "checkpoints").glob("*.ckpt")
+    return {path.name: torch.load(path, weights_only=True)["global_step"] for path in files}
+
+
+# --- when -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, [6, 12, 18]),
+        ({"every_n_epochs": 2}, [12, 18]),  # the end is always kept
+        ({"every_n_train_steps": 4}, [4, 6, 8, 12, 16, 18]),
+        ({"every_n_minutes": 0.0}, list(range(1, 19))),
+        ({"every_n_minutes": 60.0}, [6, 12, 18]),
+    ],
+)
+def test_last_is_written_when_it_is_due(
+    options: dict[str, Any], steps: list[int], tmp_path: Path, written: list[tuple[str, int]]
+) -> None:
+    train(tmp_path, Case(checkpoints=options))
+    assert [step for name, step in written if name == "last"] == steps
+    found = steps_of(tmp_path)
+    assert (found["last.ckpt"], found["previous.ckpt"]) == (steps[-1], steps[-2])
+
+
+def test_time_counts_from_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    checkpoints = RunCheckpoints(every_n_minutes=2)
+    clock[0] = 219.0
+    assert not checkpoints.late()
+    clock[0] = 220.0
+    assert checkpoints.late()
+    assert not RunCheckpoints().late()
+
+
+def test_best_is_of_the_best_validation(tmp_path: Path, written: list[tuple[str, int]]) -> None:
+    values = iter([3.0, 1.0, 2.0])
+
+    class Say(Callback):
+        def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if not trainer.sanity_checking:
+                self.log("val/said", next(values))
+
+    options = {"monitor": "val/said", "mode": "min"}
+    trainer = train(tmp_path, Case(callbacks=lambda: [Say()], checkpoints=options))
+    assert [step for name, step in written if name == "best"] == [6, 12]
+    assert steps_of(tmp_path)["best.ckpt"] == 12
+    assert float(trainer.checkpoint_callback.best_model_score) == 1.0
+
+
+def test_the_last_of_an_epoch_knows_its_best(tmp_path: Path) -> None:
+    """best.ckpt is written first, so that a continued run compares with it."""
+    train(tmp_path, Case(trainer={"max_epochs": 1}))
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["RunCheckpoints"]
+    assert state["best_model_path"].endswith("best.ckpt")
+    assert float(state["best_model_score"]) > 0
+
+
+def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
+    train(tmp_path, Case(trainer={"limit_val_batches": 0, "max_epochs": 1}))
+    assert set(steps_of(tmp_path)) == {"last.ckpt"}
+
+
+def test_users_own_model_checkpoint_stays_beside_ours(tmp_path: Path) -> None:
+    own = ModelCheckpoint(dirpath=tmp_path / "own", filename="{step}", save_top_k=-1)
+    train(tmp_path, Case(callbacks=lambda: [own]))
+    assert len(list((tmp_path / "own").iterdir())) == 3
+    assert set(steps_of(tmp_path)) == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+
+
+def test_moved_run_folder_is_continued_where_it_is(tmp_path: Path) -> None:
+    case = CASES["dropout"]
+    train(tmp_path / "here", case, cut=8)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    trainer = train(tmp_path / "there", case, resume=tmp_path / "there" / "checkpoints" / "last.ckpt")
+    best = Path(trainer.checkpoint_callback.best_model_path)
+    assert best.parent == (tmp_path / "there" / "checkpoints").resolve()
+    assert not (tmp_path / "here").exists()
+    assert digest(trainer) == digest(train(tmp_path / "whole", case))
+
+
+# --- a kill while writing -----------------------------------------------------------------------------------------
+class Killed(BaseException):
+    """A kill between two lines."""
+
+
+@pytest.mark.parametrize("moment", ["link", "write", "rename"])
+def test_kill_while_writing_loses_only_that_one(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["dropout"]
+    train(tmp_path / "run", case, cut=14)
+    folder = tmp_path / "run" / "checkpoints"
+    assert steps_of(tmp_path / "run") == {"best.ckpt": 12, "last.ckpt": 12, "previous.ckpt": 6}
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if moment == "link":
+            patch.setattr(checkpointing, "keep_as", kill)
+        else:
+            patch.setattr("torch.save" if moment == "write" else "pathlib.Path.replace", kill)
+        with pytest.raises(Killed):
+            train(tmp_path / "run", case, resume=folder / "last.ckpt")
+    assert steps_of(tmp_path / "run")["last.ckpt"] == 12
+    again = train(tmp_path / "run", case, resume=folder / "last.ckpt")
+    assert not list(folder.glob("*.partial"))
+    assert digest(again) == digest(train(tmp_path / "whole", case))
+
+
+def test_second_name_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, other = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    for text in ("one", "two"):
+        file.write_text(text)
+        keep_as(file, other)
+        assert (file.read_text(), other.read_text()) == (text, text)
+        file.unlink()
+    file.write_text("three")
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    keep_as(file, other)
+    assert other.read_text() == "three"
+    file.mkdir()  # a checkpoint of several files
+    other.unlink()
+    (other / "part").mkdir(parents=True)
+    keep_as(file, other)
+    assert (list(other.iterdir()), file.exists()) == ([], False)
+
+
+# --- options ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"every_n_epochs": 0}, "RunCheckpoints: every_n_epochs is 0, but must be at least 1"),
+        ({"every_n_train_steps": 0}, "RunCheckpoints: every_n_train_steps is 0, but must be at least 1"),
+        ({"every_n_minutes": -1.0}, "RunCheckpoints: every_n_minutes is -1.0, but must not be negative"),
+        ({"monitor": "val/f1"}, "RunCheckpoints: val/f1 is to be monitored, but mode is not given: min or max"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}$"):
+        train(tmp_path, Case(checkpoints=options))
+
+
+def test_boundaries_has_to_come_first(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^RunCheckpoints needs Boundaries as the first of the callbacks$"):
+        train(tmp_path, Case(first=list, callbacks=lambda: [RunCheckpoints()]))
+    with pytest.raises(UserError, match=r"^Boundaries has to be the first of the callbacks, before Cut$"):
+        train(tmp_path, Case(first=lambda: [StepSeeds(), Cut(99), Boundaries()]))

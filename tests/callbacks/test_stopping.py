@@ -1,0 +1,285 @@
+"""SIGTERM at any moment: the run ends between two steps with code 143, and goes on from there to the uncut end."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from resuming import CASES, EVERY_STEP, Case, Send, digest, left, train
+
+from lit_vision.callbacks import stopping
+from lit_vision.callbacks.boundaries import Boundaries
+from lit_vision.callbacks.seeding import StepSeeds
+from lit_vision.callbacks.stopping import Stopped, stopped_before_training
+from lit_vision.cli import vision_cli as cli
+from lit_vision.data.sampler import EpochSampler
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty.*")
+TERM, KILL = int(signal.SIGTERM), int(signal.SIGKILL)
+
+
+@pytest.fixture(autouse=True)
+def handlers_are_put_back() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def stopped(folder: Path, case: Case, send: Callable[[], Callback], resume: Path | None = None) -> int:
+    """The code that a run ends with, which gets a signal."""
+    with pytest.raises(Stopped) as caught:
+        train(folder, case.but(callbacks=lambda: [send()]), resume=resume)
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an uncut run with dropout leaves."""
+    return digest(train(tmp_path_factory.mktemp("whole"), CASES["dropout"]))
+
+
+PLACES = [
+    ("on_train_batch_start", 3, 4),  # ends after the step that has begun
+    ("on_before_optimizer_step", 3, 4),
+    ("on_train_batch_end", 4, 4),
+    ("on_train_batch_end", 6, 6),  # the epoch's last batch: its validation is run first
+    ("on_validation_batch_start", 6, 6),
+    ("on_validation_end", 6, 6),
+    ("on_train_epoch_end", 6, 6),
+    ("on_train_epoch_start", 6, 7),  # just after the boundary
+]
+
+
+@pytest.mark.parametrize(("hook", "step", "kept"), PLACES)
+def test_stopped_anywhere_it_goes_on_to_the_uncut_end(
+    hook: str, step: int, kept: int, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    case = CASES["dropout"]
+    assert stopped(tmp_path / "cut", case, lambda: Send(TERM, hook, step)) == 143
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == kept
+    assert digest(train(tmp_path / "cut", case, resume=last)) == whole
+
+
+def test_never_between_two_batches_of_one_step(tmp_path: Path) -> None:
+    case = CASES["accumulate 2"]
+    assert stopped(tmp_path / "cut", case, lambda: Send(TERM, "on_train_batch_start", 1)) == 143
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    progress = torch.load(last, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    assert progress["completed"] == 4  # two steps
+    assert digest(train(tmp_path / "cut", case, resume=last)) == digest(train(tmp_path / "whole", case))
+
+
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_sanity_check_start", "on_train_start"])
+def test_before_the_first_step_there_is_nothing_to_keep(hook: str, tmp_path: Path) -> None:
+    case = CASES["dropout"]
+    assert stopped(tmp_path, case, lambda: Send(TERM, hook)) == 143
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_before_the_first_step_of_a_continued_run_its_checkpoint_stays(tmp_path: Path) -> None:
+    case = CASES["dropout"]
+    train(tmp_path, case.but(checkpoints=EVERY_STEP), cut=7)  # the checkpoint is of step 6, between two epochs
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    assert stopped(tmp_path, case, lambda: Send(TERM, "on_train_start"), resume=last) == 143
+    assert last.read_bytes() == before
+
+
+def test_after_the_last_step_the_run_is_finished(tmp_path: Path) -> None:
+    case = CASES["dropout"].but(callbacks=lambda: [Send(TERM, "on_train_batch_end", 18)])
+    trainer = train(tmp_path, case)
+    assert trainer.global_step == 18
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["lit_vision_run"]["finished"] == {"max_epochs": 3, "max_steps": -1, "early": False}
+
+
+def test_lightnings_handler_stays_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its notifier broadcasts from inside the handler; without ours it is called."""
+    from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
+
+    called: list[int] = []
+    monkeypatch.setattr(_SignalConnector, "_sigterm_notifier_fn", lambda self, number, _: called.append(number))
+    stopped(tmp_path / "ours", Case(), lambda: Send(TERM, "on_train_batch_end", 3))
+    assert called == []
+    bare = Case(first=lambda: [StepSeeds(0)], callbacks=lambda: [Send(TERM, "on_train_batch_end", 3)])
+    train(tmp_path / "lightning", bare)
+    assert called == [TERM]
+
+
+def test_signal_twice_at_once_counts_as_one_and_later_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = [lambda: Send(TERM, "on_train_batch_start", 3), lambda: Send(TERM, "on_train_batch_end", 4)]
+    with pytest.raises(Stopped):
+        train(tmp_path / "once", Case(callbacks=lambda: [one() for one in twice]))
+    ended: list[int] = []
+    monkeypatch.setattr(stopping, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with pytest.raises(Stopped):
+        train(tmp_path / "later", Case(callbacks=lambda: [one() for one in twice]))
+    assert ended == [143]
+
+
+def test_before_training_begins_it_ends_at_once() -> None:
+    with stopped_before_training(), pytest.raises(Stopped):
+        os.kill(os.getpid(), TERM)
+
+
+def test_without_our_callback_nothing_is_kept(tmp_path: Path) -> None:
+    """The negative control: Lightning ends as well, but with no checkpoint of that step."""
+    bare = Case(first=lambda: [StepSeeds(0)], callbacks=lambda: [Send(TERM, "on_train_batch_end", 4)])
+    with pytest.raises(SystemExit):
+        train(tmp_path, bare)
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert Boundaries in [type(one) for one in Case().first()]
+
+
+# --- real processes ---------------------------------------------------------------------------------------------
+EXPERIMENT = """\
+model: {class_path: resuming.Small, init_args: {dropout: 0.5}}
+data: {class_path: resuming.NumberData, init_args: {root: ., num_workers: 2}}
+trainer:
+  max_epochs: 3
+  accelerator: cpu
+  enable_progress_bar: false
+  enable_model_summary: false
+  log_every_n_steps: 1
+  callbacks:
+  - {class_path: RunCheckpoints, init_args: {every_n_train_steps: 2}}
+wandb: off
+"""
+
+
+def start(*options: str) -> subprocess.Popen[str]:
+    """lit-vision fit in a process group of its own."""
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "lit_vision", "fit", "-c", "numbers.yaml", *options]
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def run(*options: str) -> tuple[int, str]:
+    """Its exit code and what it has said."""
+    process = start(*options)
+    try:
+        output, _ = process.communicate(timeout=240)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, output
+
+
+def sending(**options: Any) -> list[str]:
+    given = [f"--trainer.callbacks.{name}={value}" for name, value in options.items()]
+    return ["--trainer.callbacks+=resuming.Send", *given]
+
+
+def test_killed_process_goes_on_to_the_uncut_end(workspace: Path) -> None:
+    """SIGKILL to the group, loader's workers included, in the middle of an epoch."""
+    (workspace / "numbers.yaml").write_text(EXPERIMENT)
+    code, output = run("--run_dir", "cut", *sending(number=KILL, hook="on_train_batch_end", step=8, group="true"))
+    assert code == -KILL, output
+    done = cli.run("fit", ["-c", "numbers.yaml", "--resume", "cut"])
+    assert done.trainer.global_step == 18
+    cli.run("fit", ["-c", "numbers.yaml", "--run_dir", "whole", "--data.num_workers", "0"])
+    assert left(Path("cut")) == left(Path("whole"))
+
+
+@pytest.mark.slow
+def test_killed_and_terminated_process_goes_on_to_the_uncut_end(workspace: Path) -> None:
+    """SIGKILL in the first epoch, SIGTERM in the second, both to the group."""
+    (workspace / "numbers.yaml").write_text(EXPERIMENT)
+    assert run("--run_dir", "cut", *sending(number=KILL, hook="on_train_batch_end", step=5, group="true"))[0] == -KILL
+    again = sending(number=TERM, hook="on_train_batch_start", step=8, group="true")
+    code, output = run("--run_dir", "cut", "--resume", "auto", *again)
+    assert code == 143, output
+    assert "resuming cut from cut/checkpoints/last.ckpt (step 4, 0 epochs done)" in output
+    assert "stopped at step 9, continue with `lit-vision fit --resume cut`" in output
+    cli.run("fit", ["-c", "numbers.yaml", "--resume", "cut"])
+    cli.run("fit", ["-c", "numbers.yaml", "--run_dir", "whole", "--data.num_workers", "0"])
+    assert left(Path("cut")) == left(Path("whole"))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_goes_on_to_the_uncut_end(workspace: Path) -> None:
+    """Not at a hook: after so many seconds, wherever that is; seconds and seed are said where it fails."""
+    (workspace / "numbers.yaml").write_text(EXPERIMENT.replace("max_epochs: 3", "max_epochs: 60"))
+    generator = random.Random(0)
+    for kill in range(3):
+        process = start("--run_dir", "cut", "--resume", "auto")
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if line.startswith("run folder"):
+                    break
+            time.sleep(1 + 3 * generator.random())
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        assert process.returncode == -KILL, f"kill {kill} came too late"
+    cli.run("fit", ["-c", "numbers.yaml", "--run_dir", "cut", "--resume", "auto"])
+    cli.run("fit", ["-c", "numbers.yaml", "--run_dir", "whole"])
+    assert left(Path("cut")) == left(Path("whole"))
+
+
+ON_TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
+
+
+@pytest.fixture(scope="module")
+def whole_on_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an uncut run of two processes leaves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        Path("numbers.yaml").write_text(EXPERIMENT)
+        assert run("--run_dir", "whole", *ON_TWO)[0] == 0
+        return left(Path("whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        ({"number": KILL, "hook": "on_train_batch_end", "step": 5, "group": "true"}, -KILL),
+        ({"number": TERM, "hook": "on_train_batch_start", "step": 4, "group": "true"}, 143),
+        ({"number": TERM, "hook": "on_validation_batch_start", "step": 3, "rank": 1}, 143),
+        ({"number": TERM, "hook": "on_train_batch_end", "step": 4, "rank": 0}, 143),
+    ],
+)
+def test_two_processes_go_on_to_the_uncut_end(
+    first: dict[str, Any], code: int, whole_on_two: dict[str, Any], workspace: Path
+) -> None:
+    (workspace / "numbers.yaml").write_text(EXPERIMENT)
+    ended, output = run("--run_dir", "cut", *ON_TWO, *sending(**first))
+    assert ended == code, output
+    assert run("--resume", "cut", *ON_TWO)[0] == 0
+    assert left(Path("cut")) == whole_on_two
+    assert left(Path("cut"))["step"] == 9
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_in_the_order_of_two(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two processes of four pictures each show 8 of 26; the one that goes on shows the rest of the same order."""
+    (workspace / "numbers.yaml").write_text(EXPERIMENT)
+    first = sending(number=TERM, hook="on_train_batch_start", step=0, group="true")
+    assert run("--run_dir", "cut", *ON_TWO, *first)[0] == 143
+    again = ("--resume", "cut", "--trainer.callbacks+=tiny.RecordSteps")
+    with caplog.at_level("INFO"):
+        done = cli.run("fit", ["-c", "numbers.yaml", *again])
+    record = next(one for one in done.trainer.callbacks if type(one).__name__ == "RecordSteps")
+    shown = [int(i) for batch in record.batches for i in batch["index"]]
+    order = EpochSampler(26, 0, True).order().tolist()
+    assert shown[:16] == order[8:24]
+    assert len(shown) == 16 + 2 * 24
+    assert "continuing with another number of processes 2 -> 1: not bit for bit what an uncut run does" in caplog.text
