@@ -1,6 +1,7 @@
 """The moments at which a run can be cut: checkpoints are taken there, SIGTERM is obeyed, and a restart begins there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -10,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from lit_vision.callbacks.checkpointing import RunCheckpoints
 from lit_vision.callbacks.continuing import check_schedulers, continue_data
 from lit_vision.callbacks.seeding import StepSeeds
-from lit_vision.callbacks.stopping import Stopped, StopSignal, exit_code
+from lit_vision.callbacks.stopping import Stopped, StopSignal, end_launched, exit_code
 from lit_vision.data.loader import EpochLoader
 from lit_vision.errors import UserError
 from lit_vision.runs import progress
@@ -176,3 +177,22 @@ def _farewell(trainer: pl.Trainer, own: list[RunCheckpoints]) -> str:
     if trainer.global_step == 0:
         return "stopped before the first step; nothing was there to be kept"
     return f"stopped at step {trainer.global_step}; nothing was written, because there are no RunCheckpoints"
+
+
+@contextmanager
+def all_end(trainer: pl.Trainer) -> Iterator[None]:
+    """Inside runs a training; when it fails or is stopped, the processes that were launched for it end, too.
+
+    Raises:
+        Stopped: in place of the error that a process gets when another one has obeyed a SIGTERM before it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        callbacks: list[pl.Callback] = cast(Any, trainer).callbacks
+        terminated = any(isinstance(one, Boundaries) and one.signal.received for one in callbacks)
+        end_launched(trainer, seconds=10)
+        if terminated and isinstance(error, RuntimeError):
+            rank_zero_info("SIGTERM: another process ended first; checkpoints are as they were written before")
+            raise Stopped from error
+        raise

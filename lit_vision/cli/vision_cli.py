@@ -15,8 +15,9 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.utilities import rank_zero_info
 
+from lit_vision.callbacks.boundaries import all_end
 from lit_vision.callbacks.save_run import SaveRun
-from lit_vision.callbacks.stopping import end_launched, stopped_before_training
+from lit_vision.callbacks.stopping import stopped_before_training
 from lit_vision.cli import experiment_files
 from lit_vision.cli.channels import ChannelLink
 from lit_vision.cli.names import CALLBACKS, DATA_MODULES, TASKS, TRAINING
@@ -235,15 +236,17 @@ class VisionCLI(LightningCLI):
         failed = 1
         arguments = self.options.model.get("init_args", {})
         try:
-            with explained(Path(self.options.ckpt_path or ""), self.header, dict(arguments)), self._claim():
+            with (
+                explained(Path(self.options.ckpt_path or ""), self.header, dict(arguments)),
+                self._claim(),
+                all_end(self.trainer),
+            ):
                 super()._run_subcommand(subcommand)
             failed = 0
         except SystemExit as exit:
             failed = exit.code if isinstance(exit.code, int) else 1
             raise
         finally:
-            if failed:
-                end_launched(self.trainer, seconds=10)
             for logger in self.trainer.loggers:
                 if isinstance(logger, RunWandbLogger):
                     logger.finish(failed)

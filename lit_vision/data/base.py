@@ -189,6 +189,10 @@ class VisionDataModule(pl.LightningDataModule):
     def _loader(self, dataset: VisionDataset, shuffle: bool = False) -> DataLoader[Sample]:
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if not shuffle and len(dataset) < world_size:  # a process without any picture would wait for ever
+            raise UserError(
+                f"{self.root}: a split of {len(dataset)} pictures for {world_size} processes; use fewer processes"
+            )
         sampler = EpochSampler(len(dataset), self.seed, shuffle, rank, world_size)
         native = self.fit == "native" and not shuffle
         return EpochLoader(
