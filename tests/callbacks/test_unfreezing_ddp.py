@@ -4,7 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+import unfreezing_net as net
 from two_ranks import both
+
+from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
 
 HERE = Path(__file__).parent
 HEAD, STAGE = 2, 3  # parameters: weight and bias; convolution, scale and shift
@@ -57,6 +61,27 @@ def test_without_rebuilding_the_ranks_drift_apart(results: dict[str, Any]) -> No
     for name in ("no rebuild", "lightning"):  # so the tests above can fail
         assert not results[name]["ranks_equal"]
         assert results[name]["unequal_gradients"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_processes_launched_from_inside(results: dict[str, Any], tmp_path: Path, strategy: str) -> None:
+    module = net.OwnData()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=strategy,
+        max_epochs=4,
+        callbacks=[ProgressiveUnfreezing(at=[1, 2, 3])],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module)
+    assert net.fingerprint(module) == results["ddp/sgd"]["sha"]
 
 
 @pytest.mark.slow
