@@ -13,7 +13,7 @@ test: $(STAMP)  ## the default suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-slow: $(STAMP)  ## the longer tests
-	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 8 --dist loadgroup
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from two_ranks import both
 
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
 
+pytestmark = pytest.mark.xdist_group("two_processes")  # their fixture takes most of a minute
 HERE = Path(__file__).parent
 HEAD, STAGE = 2, 3  # parameters: weight and bias; convolution, scale and shift
 STEPS_BY_EPOCH = [HEAD] * 4 + [HEAD + STAGE] * 4 + [HEAD + 2 * STAGE] * 4 + [HEAD + 3 * STAGE] * 4
