@@ -17,14 +17,13 @@ from lit_vision.callbacks.unfreezing_checks import (
     check_stages,
     epochs_of,
     expect_evaluation_mode,
-    monitored,
     steps_of,
     trainable,
     value_of,
 )
 from lit_vision.callbacks.unfreezing_record import UnfreezingRecord
 from lit_vision.callbacks.unfreezing_rollback import kept, put_back
-from lit_vision.callbacks.unfreezing_schedule import Gain, Mode, Plateau, Schedule, Unit, even_schedule
+from lit_vision.callbacks.unfreezing_schedule import Gain, Plateau, Schedule, Unit, even_schedule
 from lit_vision.errors import UserError
 from lit_vision.networks.freezing import freeze_parameters, norms_of
 from lit_vision.networks.stages import Stages, divide
@@ -80,6 +79,7 @@ class ProgressiveUnfreezing(pl.Callback):
         self._wanted = 0  # stages asked for by a plateau or by open_stage
         self._best_weights: dict[str, Tensor] = {}
         self._held: list[str] = []
+        self._fixed: set[str] = set()  # what the network itself keeps from training
         self._reduced: set[str] = set()
         self.stages: Stages
         self._module: pl.LightningModule
@@ -88,7 +88,7 @@ class ProgressiveUnfreezing(pl.Callback):
     def open_stage(self, stage: int) -> None:
         """Asks for a stage, and all those nearer the head, to be open from the next batch on.
 
-        To be called on all processes alike.
+        To be called on all processes alike. After `gain` has taken a stage back, nothing opens.
         """
         if not 0 <= stage < len(self.stages.names):
             raise UserError(f"stage {stage} does not exist: there are {len(self.stages.names)}, counted from 0")
@@ -106,6 +106,8 @@ class ProgressiveUnfreezing(pl.Callback):
         if self.schedule is not None and len(self.schedule.times) > len(self.stages.names):
             raise UserError(f"ProgressiveUnfreezing: at has more times than the {len(self.stages.names)} stages")
         allow_graphs(pl_module, len(self.stages.names))
+        if getattr(self, "_module", None) is not pl_module:
+            self._fixed = {name for name, parameter in pl_module.named_parameters() if not parameter.requires_grad}
         self._module = pl_module
         self._tell_module(pl_module)
         self.record = UnfreezingRecord(self.stages, pl_module, self.measure)
@@ -120,7 +122,7 @@ class ProgressiveUnfreezing(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers what DDP reduces, and checks that the optimizer holds all that is going to open."""
         self._reduced = trainable(pl_module)
-        check_optimizers(trainer.optimizers, pl_module, self.stages.never)
+        check_optimizers(trainer.optimizers, pl_module, self._fixed | set(self.stages.never))
         expect_evaluation_mode(pl_module, self._held)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -150,27 +152,23 @@ class ProgressiveUnfreezing(pl.Callback):
         """Lets the metric decide; its value is rank 0's, so that all processes do the same."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if self.plateau is not None or self.gain is not None:
-            name, mode = monitored(trainer, *self._judge)
-            self._decide(trainer, value_of(trainer, name), mode)
-        value = trainer.callback_metrics.get(self._shown)
-        self.record.add(trainer, self.open, "value", None if value is None else float(value))
-
-    @property
-    def _judge(self) -> tuple[str | None, Mode | None]:
-        judge = self.gain or self.plateau
-        return (judge.monitor, judge.mode) if judge else (None, None)
+        if self.plateau is not None:
+            value, mode = value_of(trainer, self.plateau.monitor, self.plateau.mode)
+            if self.plateau.update(value, mode):
+                self._wanted = min(self.open + 1, len(self.stages.names))
+        if self.gain is not None:
+            self._judge(trainer, self.gain)
+        shown = trainer.callback_metrics.get(self._shown)
+        self.record.add(trainer, self.open, "value", None if shown is None else float(shown))
 
     @property
     def _shown(self) -> str:
-        return self._judge[0] or str(getattr(self._module, "monitor", ""))
+        judge = self.gain or self.plateau
+        return (judge.monitor if judge else None) or str(getattr(self._module, "monitor", ""))
 
-    def _decide(self, trainer: pl.Trainer, value: float, mode: Mode) -> None:
-        if self.plateau is not None and self.plateau.update(value, mode):
-            self._wanted = min(self.open + 1, len(self.stages.names))
-        if self.gain is None:
-            return
-        verdict = self.gain.update(value, mode)
+    def _judge(self, trainer: pl.Trainer, gain: Gain) -> None:
+        value, mode = value_of(trainer, gain.monitor, gain.mode)
+        verdict = gain.update(value, mode)
         if verdict == "best":
             self._best_weights = kept(self._module)
         elif verdict == "roll back":
@@ -220,7 +218,7 @@ class ProgressiveUnfreezing(pl.Callback):
     def _apply(self) -> None:
         """Makes the open stages trainable and freezes the others, normalisation layers included."""
         for name in (name for stage in self.stages.names[: self.open] for name in stage):
-            self._module.get_parameter(name).requires_grad_(True)
+            self._module.get_parameter(name).requires_grad_(name not in self._fixed)
         closed = {name for stage in self.stages.names[self.open :] for name in stage} | set(self.stages.never)
         freeze_parameters(self._module, closed)
         held = norms_of(self._module, closed)

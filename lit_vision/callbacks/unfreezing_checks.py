@@ -101,11 +101,16 @@ def steps_of(trainer: pl.Trainer) -> int:
     return int(total)
 
 
-def monitored(trainer: pl.Trainer, name: str | None, mode: Mode | None) -> tuple[str, Mode]:
-    """The metric that decides, and whether "min" or "max" of it is best.
+def value_of(trainer: pl.Trainer, name: str | None, mode: Mode | None) -> tuple[float, Mode]:
+    """Rank 0's value of a metric, told to all processes, and whether "min" or "max" of it is best.
+
+    Args:
+        trainer: after a validation.
+        name: null = the metric that chooses the best checkpoint.
+        mode: null = as for that metric.
 
     Raises:
-        UserError: nobody says which.
+        UserError: nobody says which metric, or it was not logged.
     """
     module = trainer.lightning_module
     own = getattr(module, "monitor", None)
@@ -114,18 +119,9 @@ def monitored(trainer: pl.Trainer, name: str | None, mode: Mode | None) -> tuple
         raise UserError("ProgressiveUnfreezing: which metric decides? set monitor, such as val/loss")
     if mode is None:
         mode = cast(Mode, module.monitor_mode) if chosen == own else ("min" if "loss" in chosen else "max")
-    return chosen, mode
-
-
-def value_of(trainer: pl.Trainer, name: str) -> float:
-    """Rank 0's value of a metric, told to all processes.
-
-    Raises:
-        UserError: it was not logged.
-    """
-    value = trainer.callback_metrics.get(name)
+    value = trainer.callback_metrics.get(chosen)
     told: float | None = trainer.strategy.broadcast(None if value is None else float(value), src=0)
     if told is None:
         there = ", ".join(sorted(trainer.callback_metrics)) or "none"
-        raise UserError(f"ProgressiveUnfreezing: {name} was not logged in validation; there are: {there}")
-    return told
+        raise UserError(f"ProgressiveUnfreezing: {chosen} was not logged in validation; there are: {there}")
+    return told, mode

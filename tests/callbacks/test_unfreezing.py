@@ -164,6 +164,28 @@ class Counting(net.Staged):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val/epoch", float(self.current_epoch))
+        self.log("val/still", 1.0)
+
+
+def test_plateau_and_gain_each_follow_their_own_metric(tmp_path: Path) -> None:
+    plateau = Plateau(monitor="val/still", patience=1)
+    gain = Gain(monitor="val/epoch", patience=1, min_gain=0.5)
+    _, watch, _ = train(tmp_path, ProgressiveUnfreezing(plateau=plateau, gain=gain), Counting(), epochs=5)
+    assert watch.trainable[:: net.STEPS] == [2, 2, 5, 8, 11]  # what stands still opens, what grows keeps it open
+
+
+class Fixed(net.Staged):
+    """One of its parameters is not meant to train, as a table of sines; the optimizer does not have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone[0][0].weight.requires_grad_(False)
+
+
+def test_what_the_network_keeps_from_training_stays_so(tmp_path: Path) -> None:
+    module, watch, _ = train(tmp_path, ProgressiveUnfreezing(at=[0, 0, 0]), Fixed(), epochs=1)
+    assert set(watch.trainable) == {10}
+    assert torch.equal(module.backbone[0][0].weight, net.Staged().backbone[0][0].weight)
 
 
 def test_a_stage_that_pays_stays(tmp_path: Path) -> None:
