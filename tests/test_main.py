@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from lit_vision import __version__
-from lit_vision.__main__ import COMMANDS, main
+from lit_vision.__main__ import main
 from lit_vision.cli import completion, screens
+from lit_vision.cli.commands import COMMANDS
 from lit_vision.cli.names import DATA_MODULES, READER_OPTIONS, TASKS, TRAINING, nearest
 from lit_vision.errors import UserError
 
