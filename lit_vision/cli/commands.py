@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lit_vision import __version__
+from lit_vision.cli.advise_command import advise
 from lit_vision.cli.arguments import Arguments
 from lit_vision.cli.names import READER_OPTIONS, TRAINING
 from lit_vision.cli.training_commands import rehearse, training
@@ -92,6 +93,7 @@ def version(words: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     **{command: training(command) for command in TRAINING},
+    "advise": advise,
     "convert": convert,
     "rehearse": rehearse,
     "quickstart": quickstart,

@@ -9,6 +9,7 @@ lit-vision: train, test and use networks that classify, segment, separate and de
   lit-vision test     -c FILE [--ckpt_path best|last|FILE]         metrics on the test split
   lit-vision predict  -c FILE [--ckpt_path best|last|FILE]         predictions on the data module's test pictures
   lit-vision predict  --ckpt_path FILE --images FILE|FOLDER|GLOB --output DIR
+  lit-vision advise   -c FILE                                      which layers to train on your data, and why
   lit-vision rehearse -c FILE                                      your run on two processes, killed and resumed
   lit-vision convert  SOURCE --to coco|voc|yolo --output DIR       one data format into another
   lit-vision quickstart [--output DIR]                             all four tasks on drawn pictures, in minutes
@@ -16,6 +17,24 @@ lit-vision: train, test and use networks that classify, segment, separate and de
   lit-vision version
 
 `lit-vision COMMAND --help` explains one; --debug shows the traceback behind an error.
+"""
+
+ADVISE = """\
+lit-vision advise: which layers to train, at which rates, for how long - measured on your data before training
+
+  lit-vision advise -c experiments/<task>/<name>.yaml [--key value ...]
+
+Counts your pictures, and runs a sample of them through the experiment's own backbone with its own weights, and through
+the same network with random weights. What each stage's features tell of the labels says how like the pretraining data
+yours are, and how deep the pretrained features are still good. Then it writes an experiment that `fit` runs as it is.
+
+  --output FILE                   the experiment to write; default: <name>_advised.yaml here; an older one becomes .old
+  --images 400                    pictures of the sample (more where there are many classes)
+  --minutes 3                     about so long the networks may run; the sample gets smaller where they would need more
+  --data.root DIR                 and every other option of fit
+
+Example:
+  lit-vision advise -c experiments/classification/flowers5.yaml
 """
 
 REHEARSE = """\

@@ -1,0 +1,81 @@
+"""What the adviser prints: pictures by class, estimates by stage, and the name of a smaller network."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import nn
+
+from lit_vision.data.index import Index
+from lit_vision.networks.timm_names import architecture
+from lit_vision.transfer.estimates import paired
+from lit_vision.transfer.similarity import Similarity
+
+SHOWN = 12  # classes; of more, the rarest
+
+
+def counts_table(index: Index) -> Table:
+    """Training pictures that show each class, the rarest first; without classes of pictures, how many there are."""
+    train = index.indices("train")
+    counts = Counter(label for i in train for label in np.unique(index.labels[index.span(int(i))]).tolist())
+    table = Table("class", "pictures", title=f"{len(train):,} training pictures", title_justify="left")
+    if not counts:  # a class per pixel: the masks know it, the index does not
+        return table
+    rows = sorted((counts[k], name) for k, name in enumerate(index.class_names))
+    for count, name in rows[:SHOWN]:
+        table.add_row(name, f"{count:,}")
+    if len(rows) > SHOWN:
+        rest = [count for count, _ in rows[SHOWN:]]
+        table.add_row(f"{len(rest)} more", f"{min(rest):,} to {max(rest):,} each")
+    return table
+
+
+def estimates_table(found: Similarity) -> Table:
+    """What the features of each stage are worth, from the image to the head, beside those of random weights."""
+    title = f"Features of {found.images} pictures, {len(found.groups)} places: what they tell of the labels"
+    table = Table(title=title, title_justify="left")
+    for name in ("stage", "ends at", "variance", "accuracy", "5 nearest", "LogME", "random: variance", "accuracy"):
+        table.add_column(name, justify="left" if name in ("stage", "ends at") else "right")
+    for stage in reversed(range(len(found.pretrained))):
+        own, twin = found.pretrained[stage], found.random[stage]
+        spread = paired(own.probe.errors, np.zeros(len(found.groups)), found.groups)
+        mark = " (best)" if stage == found.best else ""
+        table.add_row(
+            f"{stage}{mark}",
+            own.module,
+            f"{own.probe.explained:.2f} ± {spread.margin:.2f}",
+            f"{own.probe.accuracy:.3f}",
+            f"{own.neighbours:.3f}",
+            f"{own.logme:.2f}",
+            f"{twin.probe.explained:.2f}",
+            f"{twin.probe.accuracy:.3f}",
+        )
+    return table
+
+
+def smaller_backbone(backbone: nn.Module) -> str | None:
+    """The next smaller pretrained timm network of the same kind, as resnet34 for resnet50; None where there is none."""
+    import timm
+
+    own = architecture(backbone)
+    if not timm.is_model(own):
+        return None
+    kind = _kind(own)
+    names = {name.partition(".")[0] for name in timm.list_models(f"{own[:4]}*", pretrained=True)}
+    sizes = {name: _parameters(name) for name in names | {own} if _kind(name) == kind}
+    below = [(size, name) for name, size in sizes.items() if size < sizes[own]]
+    return max(below)[1] if below else None
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "", name)
+
+
+def _parameters(name: str) -> int:
+    import timm
+
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=0)
+    return sum(parameter.numel() for parameter in network.parameters())
