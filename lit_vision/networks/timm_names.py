@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _DIGITS = re.compile(r"\d+")
 _CANDIDATES = 8  # of one family, each built without memory: some 100 ms
 
@@ -82,13 +83,20 @@ def _on_meta(name: str) -> nn.Module | None:
 
 
 def checkpoint_filter(network: nn.Module) -> Callable[..., Mapping[str, Any]] | None:
-    """timm's conversion of the authors' names and sizes for this network, where it has one."""
+    """The library's conversion of the authors' names and sizes for this network, where it has one."""
+    if type(network).__module__ == "torchvision.models.densenet":
+        return _renamed_densenet
     whole = full_network(network)
     module = sys.modules.get(type(whole).__module__)
     if whole is None or not type(whole).__module__.startswith("timm."):
         return None
     found: Callable[..., Mapping[str, Any]] | None = getattr(module, "checkpoint_filter_fn", None)
     return found
+
+
+def _renamed_densenet(tensors: Mapping[str, Any], network: nn.Module | None) -> Mapping[str, Any]:
+    """torchvision's own files still call norm1 `norm.1`."""
+    return {_OLD_DENSE.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
 
 
 def nearest_fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:

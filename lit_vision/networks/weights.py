@@ -33,18 +33,24 @@ def load_weights(network: nn.Module, file: str | Path) -> list[str]:
     Raises:
         UserError: the file cannot be read, or its weights are of another network.
     """
-    tensors = read_tensors(file)
-    fit = _fit(network, tensors)
-    if not fit.complete and (convert := checkpoint_filter(network)) is not None:
-        fit = _converted(network, tensors, convert, fit)
-    if not fit.complete:
-        raise UserError(_misfit(network, file, fit, list(tensors)))
-    network.load_state_dict(fit.found, strict=False)
-    notes = [f"{file}: {note}" for note in fit.notes]
+    notes = place_weights(network, read_tensors(file), file)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         for note in notes:
             log.warning(note)
     return notes
+
+
+def place_weights(network: nn.Module, tensors: Tensors, source: str | Path) -> list[str]:
+    """As `load_weights`, of tensors that were read before from `source`; nothing is logged."""
+    fit = _fit(network, tensors)
+    if not fit.complete and (convert := checkpoint_filter(network)) is not None:
+        fit = _converted(network, tensors, convert, fit)
+    if not fit.complete:
+        raise UserError(_misfit(network, source, fit, list(tensors)))
+    own = network.state_dict()
+    own.update(fit.found)  # it goes on stating the versions of its modules, which some of torchvision's ask for
+    network.load_state_dict(own)
+    return [f"{source}: {note}" for note in fit.notes]
 
 
 @dataclass
