@@ -25,6 +25,7 @@ from lit_vision.networks.torchvision_names import (
 from lit_vision.networks.weights import load_weights
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_OF_FEATURES = ("features_only", "out_indices")
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _FIXED = re.compile(r"multiple values for (?:keyword )?argument '(\w+)'")
 
@@ -134,7 +135,7 @@ def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str,
     check_backbone(name)
     if pretrained and weights is not None:
         raise UserError(f"{name} was given both pretrained: true and weights: {weights}; give one of them.")
-    name, args = timm_arguments(name, args)
+    called, (name, args) = _called(name, args), timm_arguments(name, args)
     import timm
 
     create: Callable[..., nn.Module] = create_torchvision if is_torchvision(name) else timm.create_model
@@ -145,8 +146,14 @@ def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str,
     except Exception as error:  # timm's builders and the hub's clients raise errors of every kind
         raise UserError(_explain(name, pretrained, args, error)) from error
     if weights is not None:
-        load_weights(network, weights)
+        load_weights(network, weights, called)
     return network
+
+
+def _called(name: str, args: Mapping[str, Any]) -> str:
+    """A backbone with the arguments that a user gave it, as errors name it."""
+    own = {key: value for key, value in args.items() if key not in ("num_classes", "in_chans", *_OF_FEATURES)}
+    return f"{name} with {own}" if own else name
 
 
 def timm_arguments(name: str, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
