@@ -21,7 +21,8 @@ def both(file: str, part: str, folder: Path) -> list[Any]:
     cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     # GROUP_RANK and the id tell Lightning that it was launched.
     cluster |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "0", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    cluster["PYTHONPATH"] = str(Path(__file__).parent)
+    own = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # what this process runs, the two run, too
+    cluster["PYTHONPATH"] = os.pathsep.join(filter(None, own))
     running = [
         subprocess.Popen(
             command, env={**os.environ, **cluster, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True

@@ -18,6 +18,7 @@ DATA_MODULES: dict[str, str] = {
 CALLBACKS: dict[str, str] = {
     "ProgressiveUnfreezing": "lit_vision.callbacks.unfreezing",
     "RunCheckpoints": "lit_vision.callbacks.checkpointing",
+    "StartingPointPenalty": "lit_vision.callbacks.l2_sp",
 }
 TRAINING = ("fit", "validate", "test", "predict")
 READER_OPTIONS: dict[str, tuple[str, ...]] = {  # of the formats that `convert` can read

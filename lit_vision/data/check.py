@@ -62,6 +62,27 @@ def check(
     return index
 
 
+def class_problems(index: Index, missing_classes: Literal["refuse", "note"] = "refuse") -> list[str]:
+    """What keeps whole pictures from being told apart, a sentence each: one class, or fewer pictures than classes.
+
+    Args:
+        index: a data set with labels of whole pictures, its splits drawn or not.
+        missing_classes: "note" allows classes without pictures, hence more classes than pictures.
+    """
+    names, pictures = index.class_names, int((index.splits <= 0).sum())
+    if len(names) == 1:
+        return [
+            f"{index.root} has one class only, {names[0]}, and one class cannot be told from itself: add pictures of "
+            "another class, such as a folder `other`."
+        ]
+    if missing_classes == "refuse" and 0 < pictures < len(names) and not index.multi_label:
+        return [
+            f"{index.root} has {pictures} pictures to train on, fewer than its {len(names)} classes: add pictures, or "
+            "set the option classes to those that have some."
+        ]
+    return []
+
+
 def _wrong_names(index: Index) -> Iterator[str]:
     """Class names that metrics and results could not tell apart."""
     names = index.class_names
@@ -152,7 +173,14 @@ def _missing_classes(index: Index, findings: Finding) -> str | None:
     if not missing or findings.unread:
         return None
     names = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+    nowhere = "" if _shown_anywhere(index, missing) else " (nor does any other)"
     return (
-        f"{index.root}: the training split never shows {names}: add examples, draw the splits anew, or set the option "
-        f"classes to the others."
+        f"{index.root}: the training split never shows {names}{nowhere}: add examples, draw the splits anew, or set "
+        "the option classes to the others."
     )
+
+
+def _shown_anywhere(index: Index, names: list[str]) -> bool:
+    """Whether any split has a label of these classes; True where masks hold them, of which only training's are read."""
+    numbers = [index.class_names.index(name) for name in names]
+    return index.mask_kind != "none" or bool(np.isin(index.labels, numbers).any())

@@ -6,7 +6,10 @@ import numpy as np
 import torch
 
 from lit_vision.data.base import VisionDataModule
+from lit_vision.data.check import class_problems
 from lit_vision.data.dataset import VisionDataset
+from lit_vision.data.index import Index
+from lit_vision.errors import DataError
 from lit_vision.types import Sample, UInt8Array
 
 
@@ -37,6 +40,17 @@ class ClassificationDataModule(VisionDataModule):
     """Pictures in a folder per class, or listed with their labels in a CSV file; see docs/classification.md."""
 
     task = "classification"
+
+    def read(self) -> Index:
+        """As for all tasks; then the classes are looked at, before splits are drawn that could not hold them.
+
+        Raises:
+            DataError: there is one class only, or fewer pictures than classes.
+        """
+        index = super().read()
+        if problems := class_problems(index, self.missing_classes):
+            raise DataError([*index.problems, *problems])
+        return index
 
     @property
     def multi_label(self) -> bool:

@@ -60,12 +60,17 @@ def split(
         index = _assign(index, pool, _deal(index, pool, shares, _groups(index, group), stratify, seed))
     elif (index.splits < 0).all():
         index = index.with_splits(np.zeros(len(index), np.int8))
-    return _validated(index)
+    return _validated(index, val_fraction)
 
 
-def _validated(index: Index) -> Index:
+def _validated(index: Index, val_fraction: float) -> Index:
     """The index, if it has images to validate on, or is for tests alone."""
     if not (index.splits == VAL).any() and (index.splits == TRAIN).any():
+        if val_fraction:
+            raise UserError(
+                f"{index.root} has so few images ({len(index)}) that val_fraction {val_fraction} leaves none to "
+                "validate on: add images of each class, raise val_fraction, or set stratify: false."
+            )
         raise UserError(
             f"{index.root} has no images to validate on: set val_fraction (such as 0.2), or folds and fold, "
             f"or list files by split."

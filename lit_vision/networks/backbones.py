@@ -1,26 +1,37 @@
 """Backbones by name: any timm network as a classifier, or as a source of features at several strides.
 
+A name that begins with "torchvision/" means one of torchvision's classifiers instead, see `torchvision_names`.
+
 timm is imported inside the functions, since its import takes seconds. The network is used only for `pretrained=True`.
 """
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from lit_vision.errors import UserError
+from lit_vision.networks.torchvision_names import (
+    check_torchvision,
+    create_torchvision,
+    describe,
+    is_torchvision,
+    near_torchvision,
+    refuse_torchvision,
+)
 from lit_vision.networks.weights import load_weights
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_OF_FEATURES = ("features_only", "out_indices")
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 _FIXED = re.compile(r"multiple values for (?:keyword )?argument '(\w+)'")
 
 
 def backbone_names(pattern: str = "") -> list[str]:
-    """Names that `create_classifier` and `create_features` know; `pattern` may hold wildcards, as "resnet*"."""
+    """timm's names and ours, which `create_classifier` and `create_features` know; `pattern` may be as "resnet*"."""
     import timm
 
     import lit_vision.networks.mobilenet  # noqa: F401  imported for the names that it adds to timm's
@@ -30,9 +41,12 @@ def backbone_names(pattern: str = "") -> list[str]:
 
 
 def check_backbone(name: str) -> None:
-    """Raises a UserError with the nearest names if no backbone is called `name`; a timm tag may follow a dot."""
+    """Raises a UserError with the nearest names if no backbone is called `name`; a tag of weights may follow a dot."""
     import timm
 
+    if is_torchvision(name):
+        check_torchvision(name)
+        return
     known = backbone_names()
     architecture = name.partition(".")[0]
     if "/" not in name and timm.is_model(name):
@@ -45,6 +59,7 @@ def check_backbone(name: str) -> None:
             ) from error
         return
     near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.5)
+    near = near_torchvision(architecture, cutoff=1.0) + near  # the very name, but torchvision's
     near = near or [other for other in known if other.startswith(architecture[:4])][:3]
     hint = f"; did you mean {', '.join(near)}?" if near else "; `timm.list_models()` lists them all."
     raise UserError(f"there is no backbone called {name!r}{hint}")
@@ -58,15 +73,16 @@ def create_classifier(
     weights: str | None = None,
     **backbone_args: Any,
 ) -> nn.Module:
-    """A timm network whose last layer gives `num_classes` logits: (B, in_channels, H, W) float -> (B, num_classes).
+    """A network whose last layer gives `num_classes` logits: (B, in_channels, H, W) float -> (B, num_classes).
 
     Args:
-        name: a timm name, as "resnet18" or, with the tag of certain weights, "resnet18.a1_in1k".
+        name: a timm name, as "resnet18" or, with the tag of certain weights, "resnet18.a1_in1k"; or one of
+            torchvision's, as "torchvision/squeezenet1_0".
         num_classes: outputs of the last layer; 0 leaves it out.
         in_channels: channels of the image; the first convolution of given weights is adapted as timm does.
         pretrained: download the weights of `name`.
         weights: file of weights instead, see `load_weights`; a last layer of another size stays newly drawn.
-        backbone_args: timm's own arguments of the network, as `drop_rate: 0.2`, `drop_path_rate`, `act_layer: relu6`.
+        backbone_args: the library's own of the network, as `drop_rate: 0.2`, `drop_path_rate`, `act_layer: relu6`.
 
     Raises:
         UserError: for an unknown name or argument, or weights that cannot be had or do not fit.
@@ -88,7 +104,7 @@ def create_features(
     `feature_info.channels()` and `.reduction()` of the result give C_i and the strides s_i.
 
     Args:
-        name: as for `create_classifier`.
+        name: a timm name, as for `create_classifier`.
         in_channels: as for `create_classifier`.
         pretrained: as for `create_classifier`.
         weights: as for `create_classifier`; layers after the last feature are left out.
@@ -98,6 +114,7 @@ def create_features(
     Raises:
         UserError: as `create_classifier`, and for networks that have no features or too few of them.
     """
+    refuse_torchvision(name)
     args = {"in_chans": in_channels, "features_only": True, **backbone_args}
     if out_indices is not None:
         args["out_indices"] = tuple(out_indices)
@@ -118,16 +135,25 @@ def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str,
     check_backbone(name)
     if pretrained and weights is not None:
         raise UserError(f"{name} was given both pretrained: true and weights: {weights}; give one of them.")
-    name, args = timm_arguments(name, args)
+    called, (name, args) = _called(name, args), timm_arguments(name, args)
     import timm
 
+    create: Callable[..., nn.Module] = create_torchvision if is_torchvision(name) else timm.create_model
     try:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, **args)
+        network = create(name, pretrained=pretrained, **args)
+    except UserError:
+        raise
     except Exception as error:  # timm's builders and the hub's clients raise errors of every kind
         raise UserError(_explain(name, pretrained, args, error)) from error
     if weights is not None:
-        load_weights(network, weights)
+        load_weights(network, weights, called)
     return network
+
+
+def _called(name: str, args: Mapping[str, Any]) -> str:
+    """A backbone with the arguments that a user gave it, as errors name it."""
+    own = {key: value for key, value in args.items() if key not in ("num_classes", "in_chans", *_OF_FEATURES)}
+    return f"{name} with {own}" if own else name
 
 
 def timm_arguments(name: str, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -174,7 +200,7 @@ def _explain(name: str, pretrained: bool, args: Mapping[str, Any], error: Except
 
 
 def weights_source(backbone: str | nn.Module) -> str | None:
-    """Where timm's weights of a backbone come from: a name on the Hugging Face hub or an address; None without any."""
+    """Where a backbone's weights come from: a name on the Hugging Face hub or an address; None without any."""
     config = _config(backbone)
     source: str | None = config.get("hf_hub_id") or config.get("url") or None
     if source == "timm/":
@@ -184,11 +210,13 @@ def weights_source(backbone: str | nn.Module) -> str | None:
 
 
 def _config(backbone: str | nn.Module) -> dict[str, Any]:
-    """timm's description of a backbone's pretrained weights; empty where it has none."""
+    """The library's description of a backbone's pretrained weights; empty where it has none."""
     if isinstance(backbone, nn.Module):
         inner = getattr(backbone, "model", None)
         found = getattr(backbone, "pretrained_cfg", None) or getattr(inner, "pretrained_cfg", None) or {}
         return dict(found)
+    if is_torchvision(backbone):
+        return describe(backbone)
     import timm
 
     check_backbone(backbone)
@@ -203,7 +231,7 @@ class Preprocessing:
     Attributes:
         mean: per channel, of pixels scaled to 0..1.
         std: per channel, likewise.
-        licence: of the pretrained weights, as timm states it; None where it states none.
+        licence: of the pretrained weights, as the library states it; None where it states none.
     """
 
     mean: tuple[float, ...]
@@ -212,10 +240,10 @@ class Preprocessing:
 
 
 def preprocessing_of(backbone: str | nn.Module, in_channels: int = 3) -> Preprocessing:
-    """The input statistics that a backbone was trained with, by name or of a module that timm made.
+    """The input statistics that a backbone was trained with, by name or of a module that `create_classifier` made.
 
     With another number of channels than the weights have, the statistics repeat (R, G, B, R, ...), as the adapted
-    first convolution does; one channel gets their average. Backbones that timm does not describe get ImageNet's.
+    first convolution does; one channel gets their average. Backbones that nobody describes get ImageNet's.
     """
     config = _config(backbone)
     mean, std = config.get("mean") or _IMAGENET_MEAN, config.get("std") or _IMAGENET_STD

@@ -15,19 +15,19 @@ def licence_of(backbones: Iterable[nn.Module], pretrained: bool, *weights: str |
     """The licences under which a network's first weights stand, as far as their sources state them.
 
     Args:
-        backbones: the parts that timm made.
-        pretrained: whether timm's weights of them were downloaded.
+        backbones: the parts that timm or torchvision made.
+        pretrained: whether their weights were downloaded.
         weights: files of weights that were loaded; null ones do not count.
 
     Returns:
         Such as "apache-2.0 (timm/resnet18.a1_in1k)", several joined by "; "; None for random weights.
     """
-    found = [_of_timm(backbone) for backbone in backbones] if pretrained else []
+    found = [_of_library(backbone) for backbone in backbones] if pretrained else []
     found += [_of_file(file) for file in weights if file is not None]
     return "; ".join(dict.fromkeys(found)) or None
 
 
-def _of_timm(backbone: nn.Module) -> str:
+def _of_library(backbone: nn.Module) -> str:
     return f"{preprocessing_of(backbone).licence or UNSTATED} ({weights_source(backbone)})"
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lit_vision.errors import UserError
 from lit_vision.networks.backbones import check_backbone, timm_arguments
+from lit_vision.networks.torchvision_names import refuse_torchvision
 from lit_vision.networks.weights import load_weights
 
 DECODERS = (
@@ -113,6 +114,7 @@ def create_segmenter(
         UserError: an unknown name, an encoder that the decoder cannot use, arguments that they do not take.
     """
     check_decoder(decoder)
+    refuse_torchvision(encoder)
     check_backbone(encoder)
     if pretrained and weights is not None:
         raise UserError(f"encoder '{encoder}' was given both pretrained: true and weights: {weights}; give one of them")

@@ -1,6 +1,5 @@
 """What timm knows of a network by its name: its head, its first convolution, and how files name its tensors."""
 
-import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -8,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-_DIGITS = re.compile(r"\d+")
-_CANDIDATES = 8  # of one family, each built without memory: some 100 ms
+_OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,9 @@ def _on_meta(name: str) -> nn.Module | None:
 
 
 def checkpoint_filter(network: nn.Module) -> Callable[..., Mapping[str, Any]] | None:
-    """timm's conversion of the authors' names and sizes for this network, where it has one."""
+    """The library's conversion of the authors' names and sizes for this network, where it has one."""
+    if type(network).__module__ == "torchvision.models.densenet":
+        return _renamed_densenet
     whole = full_network(network)
     module = sys.modules.get(type(whole).__module__)
     if whole is None or not type(whole).__module__.startswith("timm."):
@@ -91,29 +91,6 @@ def checkpoint_filter(network: nn.Module) -> Callable[..., Mapping[str, Any]] | 
     return found
 
 
-def nearest_fit(network: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
-    """A network of the same family that has exactly the given tensors (flat names), its classifier apart; or None."""
-    import timm
-
-    whole = full_network(network)
-    if whole is None or not type(whole).__module__.startswith("timm."):
-        return None
-    own = architecture(network)
-    family = timm.list_models(module=type(whole).__module__.rsplit(".", 1)[-1])
-    siblings = [name for name in family if _DIGITS.sub("", name) == _DIGITS.sub("", own)]  # resnet34 of resnet18
-    near = difflib.get_close_matches(own, siblings or family, n=_CANDIDATES, cutoff=0.0)
-    wanted = {name: tensor.shape for name, tensor in tensors.items() if tensor.ndim}
-    for name in near:
-        if name != own and _has_tensors(name, wanted):
-            return str(name)
-    return None
-
-
-def _has_tensors(name: str, wanted: Mapping[str, torch.Size]) -> bool:
-    network = _on_meta(name)
-    if network is None:
-        return False
-    heads = tuple(flat(head) + "_" for head in config_of(network).heads)
-    own = {flat(key): tensor.shape for key, tensor in network.state_dict().items() if tensor.ndim}
-    body = {key: shape for key, shape in own.items() if not (heads and key.startswith(heads))}
-    return all(wanted.get(key) == shape for key, shape in body.items()) and all(key in own for key in wanted)
+def _renamed_densenet(tensors: Mapping[str, Any], network: nn.Module | None) -> Mapping[str, Any]:
+    """torchvision's own files still call norm1 `norm.1`."""
+    return {_OLD_DENSE.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}

@@ -12,20 +12,30 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
-from lit_vision.networks.timm_names import architecture, checkpoint_filter, config_of, flat, full_network, nearest_fit
+from lit_vision.networks.timm_names import architecture, checkpoint_filter, config_of, flat, full_network
 from lit_vision.networks.weights_file import Tensors, read_tensors
 
 log = logging.getLogger(__name__)
 
 _COUNTER = "num_batches_tracked"  # BatchNorm's step count: absent from files converted from elsewhere, and of no effect
 _SHOWN = 3
+# timm builds these under another name.
+NARROW = {
+    f"mobilenetv1_{width}": f"mobilenetv1_100 with backbone_args: {{channel_multiplier: 0.{digits}, pad_type: same}}"
+    for width, digits in (("025", "25"), ("050", "5"), ("075", "75"))
+}
 
 
-def load_weights(network: nn.Module, file: str | Path) -> list[str]:
+def load_weights(network: nn.Module, file: str | Path, called: str | None = None) -> list[str]:
     """Copies the weights of `file` into `network`, which may be a classifier, timm's features or an smp encoder.
 
     Prefixes of wrappers ("network.", "module.", ...) are found by comparing names. A last layer of another size stays
     as it is; a first convolution of other channels is adapted as timm does (repeated and scaled, or summed for one).
+
+    Args:
+        network: gets the weights.
+        file: see `read_tensors`.
+        called: what errors call the network; None = its own name.
 
     Returns:
         What was left out or changed, a sentence each; they are logged too.
@@ -33,18 +43,24 @@ def load_weights(network: nn.Module, file: str | Path) -> list[str]:
     Raises:
         UserError: the file cannot be read, or its weights are of another network.
     """
-    tensors = read_tensors(file)
-    fit = _fit(network, tensors)
-    if not fit.complete and (convert := checkpoint_filter(network)) is not None:
-        fit = _converted(network, tensors, convert, fit)
-    if not fit.complete:
-        raise UserError(_misfit(network, file, fit, list(tensors)))
-    network.load_state_dict(fit.found, strict=False)
-    notes = [f"{file}: {note}" for note in fit.notes]
+    notes = place_weights(network, read_tensors(file), file, called)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         for note in notes:
             log.warning(note)
     return notes
+
+
+def place_weights(network: nn.Module, tensors: Tensors, source: str | Path, called: str | None = None) -> list[str]:
+    """As `load_weights`, of tensors that were read before from `source`; nothing is logged."""
+    fit = _fit(network, tensors)
+    if not fit.complete and (convert := checkpoint_filter(network)) is not None:
+        fit = _converted(network, tensors, convert, fit)
+    if not fit.complete:
+        raise UserError(_misfit(called or architecture(network), source, fit, tensors))
+    own = network.state_dict()
+    own.update(fit.found)  # it goes on stating the versions of its modules, which some of torchvision's ask for
+    network.load_state_dict(own)
+    return [f"{source}: {note}" for note in fit.notes]
 
 
 @dataclass
@@ -152,7 +168,7 @@ def _converted(network: nn.Module, tensors: Tensors, convert: object, plain: _Fi
     return fit if fit.complete else plain
 
 
-def _misfit(network: nn.Module, file: str | Path, fit: _Fit, written: Collection[str]) -> str:
+def _misfit(called: str, source: str | Path, fit: _Fit, written: Tensors) -> str:
     unknown = [name for name in written if flat(name).endswith(tuple(fit.unknown))] if fit.unknown else []
     parts = []
     for names, words in (
@@ -163,6 +179,16 @@ def _misfit(network: nn.Module, file: str | Path, fit: _Fit, written: Collection
         if names:
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             parts.append(f"{words.format(len(names))} ({shown})")
-    nearest = nearest_fit(network, fit.sources)
-    hint = f"; the file fits {nearest}" if nearest else ""
-    return f"weights: {file} does not fit {architecture(network)}: {'; '.join(parts)}{hint}."
+    return f"weights: {source} does not fit {called}: {'; '.join(parts)}; {_mend(called, written)}."
+
+
+def _mend(called: str, written: Tensors) -> str:
+    from lit_vision.networks.nearest_fit import nearest_fit  # which builds networks, and they load weights
+
+    names = nearest_fit(called, written)
+    if not names:
+        return (
+            "no network we know has these tensors, so give other weights, or the arguments of the backbone they are of"
+        )
+    as_arguments = f" ({NARROW[names[0]]})" if names[0] in NARROW else ""
+    return f"the file fits {' and '.join(names)}{as_arguments}: set backbone: {names[0]}, or give other weights"

@@ -1,4 +1,4 @@
-"""Classes of whole pictures: any timm network with its last layer replaced."""
+"""Classes of whole pictures: any network of timm, or classifier of torchvision, with its last layer replaced."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -26,10 +26,11 @@ class TransferClassifier(VisionTask):
 
     Args:
         class_names: K names; comes from the data on the command line.
-        backbone: any timm network, as "resnet18" or "efficientnet_b5.sw_in12k_ft_in1k".
+        backbone: any timm network, as "resnet18" or "efficientnet_b5.sw_in12k_ft_in1k", or a classifier of torchvision,
+            as "torchvision/squeezenet1_0".
         pretrained: download the backbone's weights.
         weights: file of weights instead: .safetensors, or .pth of plain tensors.
-        backbone_args: timm's own arguments, as {drop_path_rate: 0.1}.
+        backbone_args: the library's own arguments, as {drop_path_rate: 0.1}.
         in_channels: channels of the pictures; the first convolution of given weights is adapted.
         mean: of the pixels scaled to 0..1, by channel; null = as the backbone's weights expect.
         std: likewise.

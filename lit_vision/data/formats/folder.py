@@ -28,6 +28,18 @@ def found(root: Path) -> str | None:
     return f"{len(names)} class folders in {', '.join(relative(base, root) + '/' for _, base in bases)}"
 
 
+def lacking(root: Path) -> str | None:
+    """What root lacks to be taken for this layout, in words; None where it has no folders like classes."""
+    folders = [path for _, base in _bases(root) for path in subfolders(base)]
+    filled = sorted({path.name for path in folders if has_files(path, IMAGE_SUFFIXES)})
+    if len(filled) == 1:
+        return f"pictures lie in one class folder only, {filled[0]}, so add one for each other class"
+    names = list(dict.fromkeys(path.name for path in folders))
+    if not filled and len(names) > 1 and not any(list_files(path, ("",))[0] for path in folders):
+        return f"the folders ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}) hold no file, so fill them"
+    return None
+
+
 def read(root: Path, *, classes: Sequence[str] | None = None) -> Index:
     """Reads images sorted into folders by class.
 

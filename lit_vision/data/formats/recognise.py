@@ -45,7 +45,9 @@ def _recognise(root: Path) -> tuple[str, str]:
         fitting = {"folder": words}
     if not fitting:
         layouts = "; ".join(f"{name}: {module.LAYOUT}" for name, module in FORMATS.items())
-        raise UserError(f"{root} fits no known layout, set format and options; looked for {layouts}.")
+        lacking = folder.lacking(root) if root.is_dir() else None
+        mend = f": {lacking}, or set format" if lacking else ", set format"
+        raise UserError(f"{root} fits no known layout{mend} and options; looked for {layouts}.")
     if len(fitting) > 1:
         kinds = " and as ".join(f"{name} ({words})" for name, words in fitting.items())
         raise UserError(f"{root} can be read as {kinds}: set format to {' or '.join(fitting)}.")
