@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from lit_vision.errors import UserError
+from lit_vision.networks.new_head import draw_new_head, last_layers
 from lit_vision.networks.torchvision_names import (
     check_torchvision,
     create_torchvision,
@@ -81,7 +82,7 @@ def create_classifier(
         num_classes: outputs of the last layer; 0 leaves it out.
         in_channels: channels of the image; the first convolution of given weights is adapted as timm does.
         pretrained: download the weights of `name`.
-        weights: file of weights instead, see `load_weights`; a last layer of another size stays newly drawn.
+        weights: file of weights instead, see `load_weights`; a last layer of another size is newly drawn.
         backbone_args: the library's own of the network, as `drop_rate: 0.2`, `drop_path_rate`, `act_layer: relu6`.
 
     Raises:
@@ -145,8 +146,11 @@ def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str,
         raise
     except Exception as error:  # timm's builders and the hub's clients raise errors of every kind
         raise UserError(_explain(name, pretrained, args, error)) from error
+    drawn = last_layers(network)
     if weights is not None:
         load_weights(network, weights, called)
+    if pretrained or weights is not None:
+        draw_new_head(network, None if pretrained else drawn)
     return network
 
 
