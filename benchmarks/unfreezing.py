@@ -1,6 +1,6 @@
 """What closed stages save, and what becomes of the ranks, on two CPU processes over gloo: medians, interleaved.
 
-    python benchmarks/unfreezing.py [--rounds 5] [--steps 8] [--network resnet18] [--size 64] [--batch 16] [--only drift]
+    python benchmarks/unfreezing.py [--rounds 5] [--steps 8] [--network resnet18] [--size 64] [--batch 16] [--only ...]
 
 First table: one step of the network with 0 to all stages open under ProgressiveUnfreezing, against plain DDP over the
 whole network, and against Lightning's BackboneFinetuning with the backbone closed. Second table: how far the two
