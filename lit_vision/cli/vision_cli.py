@@ -58,14 +58,14 @@ def run(command: str, args: Sequence[str]) -> "VisionCLI":
 
 
 def _parse_and_run(command: str, args: Sequence[str]) -> "VisionCLI":
-    _import_named(args)
+    import_named(args)
     environment = os.environ.pop("JSONARGPARSE_DEFAULT_ENV", None)
     if environment:
         rank_zero_info("JSONARGPARSE_DEFAULT_ENV is ignored: it reaches some options only; use --key value")
     return VisionCLI([command, *args])
 
 
-def _import_named(args: Sequence[str]) -> None:
+def import_named(args: Sequence[str]) -> None:
     """Imports the tasks, data modules and callbacks that are named: then jsonargparse knows their short names."""
     texts = [path.read_text() for path in experiment_files.config_paths(args)]
     text = " ".join([*args, *texts])
