@@ -170,17 +170,6 @@ def rehearsed(workspace: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> i
 
 
 @pytest.mark.slow
-def test_a_whole_rehearsal(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert rehearsed(workspace, monkeypatch, "resuming.Small") == 0, capsys.readouterr().out
-    steps = [Evidence(workspace / "rehearsal" / run).batches for run in ("whole", "broken")]
-    assert [len(places) for run in steps for places in run] == [9] * 4  # 26 pictures: three batches for each rank
-    repeated = [lines for places in steps[1] for lines in places.values() if len(lines) > 1]
-    assert repeated  # killed after a step whose checkpoint was not written yet
-
-
-@pytest.mark.slow
 def test_a_rehearsal_finds_what_depends_on_the_interpreter(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
