@@ -1,6 +1,6 @@
 """What closed stages save, and what becomes of the ranks, on two CPU processes over gloo: medians, interleaved.
 
-    python benchmarks/unfreezing.py [--rounds 5] [--steps 8] [--network resnet18] [--size 64] [--batch 16]
+    python benchmarks/unfreezing.py [--rounds 5] [--steps 8] [--network resnet18] [--size 64] [--batch 16] [--only ...]
 
 First table: one step of the network with 0 to all stages open under ProgressiveUnfreezing, against plain DDP over the
 whole network, and against Lightning's BackboneFinetuning with the backbone closed. Second table: how far the two
@@ -26,7 +26,6 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import BackboneFinetuning
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -105,7 +104,7 @@ def train(options: argparse.Namespace, callbacks: list[pl.Callback], steps: int,
         max_epochs=epochs,
         accelerator="cpu",
         devices=2,
-        strategy=DDPStrategy(),
+        strategy="ddp",  # by name: finetuning-scheduler refuses the object
         callbacks=callbacks,
         use_distributed_sampler=False,
         logger=False,
@@ -162,7 +161,11 @@ def drift(options: argparse.Namespace) -> dict[str, float]:
     if importlib.util.find_spec("finetuning_scheduler"):
         from finetuning_scheduler import FinetuningScheduler
 
-        made["finetuning-scheduler"] = lambda: FinetuningScheduler(epoch_transitions_only=True, max_depth=1)
+        head = {"params": ["head.*"], "max_transition_epoch": 1}
+        whole = {"params": ["backbone.*"], "max_transition_epoch": EPOCHS, "lr": 0.01}
+        made["finetuning-scheduler"] = lambda: FinetuningScheduler(
+            ft_schedule={0: head, 1: whole}, epoch_transitions_only=True, restore_best=False
+        )
     return {name: apart(train(options, [make()], 4, EPOCHS)) for name, make in made.items()}
 
 
@@ -209,12 +212,21 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--part", choices=("speed", "drift"), help=argparse.SUPPRESS)
-    parser.add_argument("--only", help=argparse.SUPPRESS)
+    parser.add_argument("--only", help="drift: the second table alone")
     options = parser.parse_args()
     if options.part:
         worker(options)
         return
     words = sys.argv[1:]
+    if options.only != "drift":
+        compare_speed(words)
+    print(f"\n{'callback':<28}{'ranks apart by':>15}")
+    for name, distance in two_processes("drift", words).items():
+        print(f"{name:<28}{distance:>15.2g}")
+
+
+def compare_speed(words: list[str]) -> None:
+    """Prints the first table."""
     found = two_processes("speed", words)
     plain = found["plain DDP"]["seconds"]
     print(f"{'':<28}{'step ms':>9}{'x plain':>9}{'gradients':>11}{'reduced':>9}{'moments':>9}{'peak MiB':>10}")
@@ -222,9 +234,6 @@ def main() -> None:
         peak = two_processes("speed", [*words, "--only", name])[name]["peak"]
         sizes = f"{row['gradients']:>11.1f}{row['reduced']:>9.1f}{row['moments']:>9.1f}{peak:>10.0f}"
         print(f"{name:<28}{1000 * row['seconds']:>9.1f}{row['seconds'] / plain:>9.2f}{sizes}")
-    print(f"\n{'callback':<28}{'ranks apart by':>15}")
-    for name, distance in two_processes("drift", words).items():
-        print(f"{name:<28}{distance:>15.2g}")
 
 
 if __name__ == "__main__":

@@ -78,13 +78,13 @@ class Evidence:
         return {path.name.rpartition("-")[2] for path in found if path.is_dir()}
 
 
-def checks(whole: Evidence, broken: Evidence, codes: Sequence[int], steps: tuple[int, int]) -> list[Check]:
+def checks(whole: Evidence, broken: Evidence, codes: Sequence[Sequence[int]], steps: tuple[int, int]) -> list[Check]:
     """The report.
 
     Args:
         whole: the run without a break.
         broken: the run with a kill, a stop and two resumptions.
-        codes: exit codes of its three launches.
+        codes: exit codes of its three launches, by rank.
         steps: of kill and stop.
     """
     return [
@@ -104,10 +104,11 @@ def checks(whole: Evidence, broken: Evidence, codes: Sequence[int], steps: tuple
     ]
 
 
-def _exits(codes: Sequence[int], steps: tuple[int, int]) -> Check:
-    right = [codes[0] == -9, codes[1] == STOPPED, codes[2] == 0]
-    words = [f"killed after step {steps[0]} ({codes[0]})", f"stopped after step {steps[1]} ({codes[1]})"]
-    return Check("kill -9 and SIGTERM", all(right), ", ".join([*words, f"ended ({codes[2]})"]))
+def _exits(codes: Sequence[Sequence[int]], steps: tuple[int, int]) -> Check:
+    right = [set(found) == {expected} for found, expected in zip(codes, (-9, STOPPED, 0), strict=True)]
+    seen = [" and ".join(str(code) for code in dict.fromkeys(found)) for found in codes]
+    words = [f"killed after step {steps[0]} ({seen[0]})", f"stopped after step {steps[1]} ({seen[1]})"]
+    return Check("kill -9 and SIGTERM", all(right), ", ".join([*words, f"ended ({seen[2]})"]))
 
 
 def _one_folder(broken: Evidence) -> Check:

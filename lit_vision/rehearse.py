@@ -4,13 +4,9 @@ The same few steps are run twice: once without a break, and once with a kill -9 
 each time. Whatever then differs, differs on the cluster too.
 """
 
-import contextlib
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,10 +18,10 @@ from rich.console import Console
 
 from lit_vision.cli.experiment_files import Configs, config_paths, read_configs, setting
 from lit_vision.errors import UserError
-from lit_vision.rehearsal_report import Check, Evidence, checks, table_of
+from lit_vision.rehearsal_launch import End, Servers
+from lit_vision.rehearsal_report import RANKS, Check, Evidence, checks, table_of
 
 EPOCHS, STEPS = 3, 4
-PATIENCE = 300.0  # seconds without a step before a launch counts as hung
 CALLBACKS = "lit_vision.callbacks"
 
 
@@ -59,7 +55,7 @@ class Plan:
         words: the user's options, -c first.
         options: what makes the run short and puts it on two CPU processes.
         folder: of everything the rehearsal writes.
-        kill: optimizer steps after which the run is killed.
+        kill: optimizer steps after which the run is killed, see `breaks`.
         stop: optimizer steps after which it gets SIGTERM, more than `kill`.
         notes: what is otherwise than in the experiment.
     """
@@ -107,7 +103,7 @@ def plan(words: Sequence[str], configs: Configs, seed: int, folder: Path | None 
         "--trainer.callbacks.every_n_train_steps=1",
     ]
     place = folder or Path(tempfile.mkdtemp(prefix="lit-vision-rehearsal-"))
-    return Plan(words, [*steps, *saving, *spy], place, kill, draw.randint(kill + 2, last - 1), notes)
+    return Plan(words, [*steps, *saving, *spy], place, kill, draw.randint(kill + 2, last - 2), notes)
 
 
 TRAINER = ("accumulate_grad_batches", "max_epochs", "max_steps", "strategy", "precision")
@@ -149,70 +145,51 @@ def rehearse(plan: Plan, say: Any = print) -> list[Check]:
     """
     for note in plan.notes:
         say(note)
+    with Servers(plan.words, plan.folder) as servers:
+        return _rehearse(plan, servers, say)
+
+
+def _rehearse(plan: Plan, servers: Servers, say: Any) -> list[Check]:
     whole, broken = plan.folder / "whole", plan.folder / "broken"
+
+    def fit(folder: Path, *more: str, end: End | None = None) -> list[int]:
+        place = ["--runs", str(folder / "runs"), "--experiment", "rehearsal", "--wandb", "offline"]
+        words = [*plan.words, *plan.options, f"--trainer.callbacks.folder={folder}", *place, *more]
+        return servers.run(["fit", *words], folder, end, swapped=folder == broken)
+
     say(f"1 of 4: {EPOCHS} epochs of {STEPS} steps on two processes, without a break")
-    code = launch(plan, whole, [])
-    if code != 0:
+    if any(fit(whole)):
         raise UserError(f"the experiment itself fails on two processes: {_why(whole)} (log: {whole / 'log.txt'})")
-    say(f"2 of 4: the same, killed (kill -9) after step {plan.kill}")
-    killed = launch(plan, broken, [], (plan.kill, signal.SIGKILL))
-    say(f"3 of 4: resumed, stopped (SIGTERM) after step {plan.stop}")
-    stopped = launch(plan, broken, ["--resume", "auto"], (plan.stop, signal.SIGTERM))
+    kill, stop = breaks(plan, Evidence(whole).last_step())
+    say(f"2 of 4: the same, killed (kill -9) after step {kill}")
+    killed = fit(broken, end=(kill, signal.SIGKILL))
+    say(f"3 of 4: resumed, stopped (SIGTERM) after step {stop}")
+    stopped = fit(broken, "--resume", "auto", end=(stop, signal.SIGTERM))
     say("4 of 4: resumed, to the end")
-    ended = launch(plan, broken, ["--resume", "auto"])
-    return checks(Evidence(whole), Evidence(broken), (killed, stopped, ended), (plan.kill, plan.stop))
+    ended = fit(broken, "--resume", "auto")
+    return checks(Evidence(whole), Evidence(broken), (killed, stopped, ended), (kill, stop))
 
 
-def launch(plan: Plan, folder: Path, more: Sequence[str], end: tuple[int, signal.Signals] | None = None) -> int:
-    """One start of `lit-vision fit`; gives its exit code.
+def breaks(plan: Plan, steps: int) -> tuple[int, int]:
+    """When the run is killed and stopped: as planned, or sooner where few pictures make a shorter run.
 
     Args:
-        plan: what to run.
-        folder: of its run folders, steps and log.
-        more: further options.
-        end: a signal for all its processes once this many optimizer steps are done.
+        plan: for a run of EPOCHS * STEPS steps.
+        steps: of the uninterrupted run.
+
+    Raises:
+        UserError: it is too short for two breaks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    place = ["--runs", str(folder / "runs"), "--experiment", "rehearsal", "--wandb", "offline"]
-    words = [*plan.words, *plan.options, f"--trainer.callbacks.folder={folder}", *place, *more]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    environment = {"OMP_NUM_THREADS": str(max(cores // 2, 1)), **os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    with (folder / "log.txt").open("a") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lit_vision", "fit", *words],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            return _watch(process, folder, end)
-        finally:
-            _signal(process, signal.SIGKILL)  # whatever is left of its group
-
-
-def _watch(process: "subprocess.Popen[bytes]", folder: Path, end: tuple[int, signal.Signals] | None) -> int:
-    evidence, seen, since = Evidence(folder), -1, time.monotonic()
-    while process.poll() is None:
-        step = evidence.last_step()
-        if step != seen:
-            seen, since = step, time.monotonic()
-        if end and step >= end[0]:
-            _signal(process, end[1])
-            end = None
-        if time.monotonic() - since > PATIENCE:
-            raise UserError(f"no step within {PATIENCE:.0f} s: the rehearsal hangs; see {folder / 'log.txt'}")
-        time.sleep(0.02)
-    return process.returncode
-
-
-def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-        os.killpg(process.pid, number)
+    if steps < 4:
+        raise UserError(f"a rehearsal needs 4 steps for its two breaks, this has {steps}; lower data.batch_size")
+    kill = max(plan.kill * steps // (EPOCHS * STEPS), 1)
+    return kill, min(max(plan.stop * steps // (EPOCHS * STEPS), kill + 1), steps - 1)
 
 
 def _why(folder: Path) -> str:
-    unused = [name for rank in range(2) for line in Evidence(folder).lines(rank, "unused") for name in line["names"]]
+    unused = [
+        name for rank in range(RANKS) for line in Evidence(folder).lines(rank, "unused") for name in line["names"]
+    ]
     if unused:
         return f"{unused[0]} and {len(set(unused)) - 1} others train but get no gradient: freeze them"
     lines = (folder / "log.txt").read_text(errors="replace").splitlines()

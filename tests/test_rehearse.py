@@ -1,16 +1,21 @@
 """The rehearsal: every check can fail, the plan is short and on two CPU processes, and the whole thing on a toy."""
 
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
 import pytest
+from resuming import Small
+from torch import Tensor, nn
 
+from lit_vision.errors import UserError
 from lit_vision.rehearsal_report import Evidence, checks
-from lit_vision.rehearse import plan
+from lit_vision.rehearse import breaks, main, plan
 
-CODES, STEPS = (-9, 143, 0), (3, 6)
+CODES, STEPS = ((-9, -9), (143, 143), (0, 0)), (3, 6)
 
 
 def write(folder: Path, repeated: int | None = None) -> Path:
@@ -30,7 +35,7 @@ def write(folder: Path, repeated: int | None = None) -> Path:
     return folder
 
 
-def report(tmp_path: Path, codes: tuple[int, int, int] = CODES) -> dict[str, bool | None]:
+def report(tmp_path: Path, codes: tuple[tuple[int, int], ...] = CODES) -> dict[str, bool | None]:
     found = checks(Evidence(tmp_path / "whole"), Evidence(tmp_path / "broken"), codes, STEPS)
     return {check.name: check.holds for check in found}
 
@@ -85,8 +90,10 @@ def test_unequal_batches_are_counted(two_runs: Path) -> None:
     assert report(two_runs)["batches per rank"] is False
 
 
-@pytest.mark.parametrize("codes", [(0, 143, 0), (-9, 0, 0), (-9, 143, 1)])
-def test_exit_codes(two_runs: Path, codes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("launch", [0, 1, 2])
+@pytest.mark.parametrize("wrong", [(1, 1), (-9, 0), (0, 143)])
+def test_exit_codes(two_runs: Path, launch: int, wrong: tuple[int, int]) -> None:
+    codes = tuple(wrong if launch == k else right for k, right in enumerate(CODES))
     assert report(two_runs, codes)["kill -9 and SIGTERM"] is False
 
 
@@ -109,7 +116,14 @@ def test_the_plan_is_short_and_says_what_it_changes(tmp_path: Path) -> None:
         made.options
     )
     assert len(made.notes) == 2
-    assert 2 <= made.kill < made.stop <= 11
+    assert 2 <= made.kill < made.stop <= 10
+
+
+def test_breaks_come_sooner_in_a_shorter_run(tmp_path: Path) -> None:
+    made = replaced(planned(tmp_path, {}), kill=6, stop=10)
+    assert [breaks(made, steps) for steps in (12, 9, 6, 4)] == [(6, 10), (4, 7), (3, 5), (2, 3)]
+    with pytest.raises(UserError, match="needs 4 steps for its two breaks, this has 3"):
+        breaks(made, 3)
 
 
 def test_the_users_ddp_is_kept_and_options_count(tmp_path: Path) -> None:
@@ -118,3 +132,54 @@ def test_the_users_ddp_is_kept_and_options_count(tmp_path: Path) -> None:
     assert not any(option.startswith("--trainer.strategy") for option in made.options)
     assert "--trainer.callbacks.epochs=7" in made.options
     assert made.notes == []
+
+
+# --- real processes -------------------------------------------------------------------------------------------------
+EXPERIMENT = """\
+model: {class_path: MODEL}
+data: {class_path: resuming.NumberData, init_args: {root: ., num_workers: 1}}
+trainer: {max_epochs: 8, enable_model_summary: false, num_sanity_val_steps: 0}
+"""
+
+
+class ByOrder(Small):
+    """Begins with weights that depend on the order of a set of words, which is another one in each interpreter."""
+
+    def __init__(self, class_names: list[str]) -> None:
+        super().__init__(class_names)
+        order = [int(word) for word in {str(k) for k in range(9)}]
+        nn.init.constant_(self.head.bias, 0.0)
+        self.head.weight.data *= Tensor(order).argsort()[:6] + 1.0
+
+
+class FailsOnOne(Small):
+    """Fails on rank 1 only, while rank 0 waits for it."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.global_rank == 1:
+            raise UserError("rank 1 has had enough")
+        return super().training_step(batch, batch_idx)
+
+
+def rehearsed(workspace: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> int:
+    """The exit code of a rehearsal of this model."""
+    (workspace / "numbers.yaml").write_text(EXPERIMENT.replace("MODEL", model))
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))
+    return main(["-c", "numbers.yaml"], seed=3, folder=workspace / "rehearsal")
+
+
+@pytest.mark.slow
+def test_a_rehearsal_finds_what_depends_on_the_interpreter(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rehearsed(workspace, monkeypatch, "test_rehearse.ByOrder") == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "resumed = uninterrupted │ NO │ the weights differ" in said
+    assert "losses │ NO" in said
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_alone_ends_the_rehearsal(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="fails on two processes: rank 1 has had enough"):
+        rehearsed(workspace, monkeypatch, "test_rehearse.FailsOnOne")

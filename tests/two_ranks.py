@@ -18,11 +18,11 @@ def both(file: str, part: str, folder: Path) -> list[Any]:
         folder: its second one.
     """
     command = [sys.executable, file, part, str(folder)]
-    cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    cluster = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     # GROUP_RANK and the id tell Lightning that it was launched.
     cluster |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "0", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    own = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # what this process runs, the two run, too
-    cluster["PYTHONPATH"] = os.pathsep.join(filter(None, own))
+    tests = Path(__file__).parent
+    cluster["PYTHONPATH"] = os.pathsep.join([str(tests), str(tests.parent)])  # this checkout, whatever is installed
     running = [
         subprocess.Popen(
             command, env={**os.environ, **cluster, "RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, text=True
@@ -37,7 +37,8 @@ def both(file: str, part: str, folder: Path) -> list[Any]:
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nothing listens on now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

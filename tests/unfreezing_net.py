@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -99,7 +100,8 @@ def trained_by_hand(
     world_size: int = 1,
     accumulate: int = 1,
     clip: float | None = None,
-    bf16: bool = False,
+    half: torch.dtype | None = None,
+    scaler: GradScaler | None = None,
 ) -> Staged:
     """The same training without Lightning, DDP and our callback: gradients are summed by hand.
 
@@ -111,26 +113,29 @@ def trained_by_hand(
         world_size: number of processes.
         accumulate: batches per optimizer step.
         clip: largest norm of the gradient.
-        bf16: autocast.
+        half: type of autocast.
+        scaler: of the gradients in float16.
     """
     module = copy.deepcopy(module)
     optimizer = OPTIMIZERS[module.optimizer](parameter_groups(module, divide(module.backbones), module.lr_decay))
     scale_learning_rates(optimizer)
-    step = 0
+    scaler, step = scaler or GradScaler("cpu", enabled=False), 0
     for epoch in range(epochs):
         for k, batch in enumerate(loader(rank)):
             if k % accumulate == 0:
                 _open(module, opened(epoch, step))
                 optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast("cpu", half, enabled=half is not None):
                 loss = nn.functional.cross_entropy(module(batch[0]).float(), batch[1]) / accumulate
-            loss.backward()
+            scaler.scale(loss).backward()
             if (k + 1) % accumulate == 0:
                 _reduce(module, world_size)
+                scaler.unscale_(optimizer)
                 if clip is not None:
                     # in the optimizer's order, as Lightning does: a sum depends on it in its last bit
                     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 step += 1
     return module
 
@@ -162,7 +167,12 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def fit(
-    module: pl.LightningModule, callbacks: Sequence[pl.Callback], epochs: int, root: str, **options: Any
+    module: pl.LightningModule,
+    callbacks: Sequence[pl.Callback],
+    epochs: int,
+    root: str,
+    ckpt_path: str | None = None,
+    **options: Any,
 ) -> pl.Trainer:
     """Trains on this process's data, on one process or as one of several that torchrun's variables describe."""
     rank = int(os.environ.get("RANK", "0"))
@@ -177,5 +187,5 @@ def fit(
         **{**quiet, "enable_checkpointing": False, "devices": 1, **options},
     )
     steps = int(options.get("limit_train_batches", STEPS))
-    trainer.fit(module, loader(rank, steps), loader(7))
+    trainer.fit(module, loader(rank, steps), loader(7), ckpt_path=ckpt_path)
     return trainer

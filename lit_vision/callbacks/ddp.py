@@ -19,14 +19,20 @@ from torch.nn.parallel import DistributedDataParallel
 from lit_vision.errors import UserError
 
 
-def check_strategy(strategy: Strategy) -> None:
+def check_strategy(strategy: Strategy, takes_back: bool = False) -> None:
     """Refuses, by name and with the reason, a strategy under which a stage cannot open correctly.
+
+    Args:
+        strategy: of the trainer.
+        takes_back: a stage may be taken back, and weights with it.
 
     Raises:
         UserError: it is not one of single device, DDP, FSDP with use_orig_params, or ModelParallelStrategy (FSDP2).
     """
     name = type(strategy).__name__
     reason = _obstacle(strategy)
+    if reason is None and takes_back and isinstance(strategy, FSDPStrategy):
+        reason = "gain cannot put weights back into its flat parameters; take ModelParallelStrategy, or leave gain out"
     if reason:
         raise UserError(f"ProgressiveUnfreezing cannot work with {name}: {reason}")
 

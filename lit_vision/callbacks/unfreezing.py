@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lit_vision.callbacks.ddp import check_strategy, rebuild_ddp, wrapped_by_ddp
@@ -22,14 +22,16 @@ from lit_vision.callbacks.unfreezing_checks import (
     value_of,
 )
 from lit_vision.callbacks.unfreezing_record import UnfreezingRecord
-from lit_vision.callbacks.unfreezing_rollback import kept, put_back
-from lit_vision.callbacks.unfreezing_schedule import Gain, Plateau, Schedule, Unit, even_schedule
+from lit_vision.callbacks.unfreezing_rollback import Kept, kept, put_back
+from lit_vision.callbacks.unfreezing_schedule import Gain, Plateau, Schedule, Unit, even_schedule, openings
+from lit_vision.callbacks.unfreezing_strategy import check_alone, recipe_of
 from lit_vision.errors import UserError
 from lit_vision.networks.freezing import freeze_parameters, norms_of
 from lit_vision.networks.stages import Stages, divide
 from lit_vision.tasks.base import VisionTask
+from lit_vision.transfer.strategies import PARTS, Strategy
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class ProgressiveUnfreezing(pl.Callback):
@@ -53,6 +55,8 @@ class ProgressiveUnfreezing(pl.Callback):
         lr_decay: factor on the learning rate for each stage farther from the head; null = the model's.
         check_ranks: compare the trainable parameters of all processes at each opening.
         measure: log gradient norms and the distance from the pretrained weights by stage (keeps a copy on the CPU).
+        strategy: one of the textbook's four, or "auto" = as a measurement on the data suggests (see docs/transfer.md);
+            it takes the place of `at`, `plateau`, `stages` and `max_stages`.
     """
 
     def __init__(
@@ -67,17 +71,20 @@ class ProgressiveUnfreezing(pl.Callback):
         lr_decay: float | None = None,
         check_ranks: bool = True,
         measure: bool = True,
+        strategy: Strategy | None = None,
     ) -> None:
+        check_alone(strategy, at=at, plateau=plateau, stages=stages, max_stages=max_stages)
         if plateau is not None and at is not None:
             raise UserError("ProgressiveUnfreezing: give at or plateau, not both: each says when stages open")
         self.schedule = None if at is None else Schedule(at, unit)
         self.plateau, self.gain = plateau, gain
-        self.patterns, self.max_stages, self.never = stages, max_stages, never or []
+        self.patterns, self.max_stages, self.never = stages, PARTS if strategy else max_stages, never or []
+        self.strategy = strategy
         self.lr_decay, self.check_ranks, self.measure = lr_decay, check_ranks, measure
         self.open = 0  # number of open stages
         self.stopped = False  # a stage was taken back: no other opens
         self._wanted = 0  # stages asked for by a plateau or by open_stage
-        self._best_weights: dict[str, Tensor] = {}
+        self._best: Kept = {}
         self._held: list[str] = []
         self._fixed: set[str] = set()  # what the network itself keeps from training
         self._reduced: set[str] = set()
@@ -99,10 +106,14 @@ class ProgressiveUnfreezing(pl.Callback):
         """Divides the backbones and freezes them, before DDP wraps the module and the optimizer is made."""
         if stage != "fit":
             return
-        check_strategy(trainer.strategy)
-        check_company(cast(Any, trainer).callbacks, pl_module, takes_back=self.gain is not None)
+        check_strategy(trainer.strategy, takes_back=self.gain is not None)
+        check_company(cast(Any, trainer).callbacks, pl_module)
         backbones = cast(Mapping[str, nn.Module], pl_module.backbones)
         self.stages = divide(backbones, self.patterns, self.max_stages, self.never, pl_module)
+        if self.strategy is not None:
+            recipe = recipe_of(self.strategy, trainer, pl_module)
+            self.schedule = Schedule(recipe.at[: len(self.stages.names)], "fraction")
+            self.lr_decay = recipe.lr_decay if self.lr_decay is None else self.lr_decay
         if self.schedule is not None and len(self.schedule.times) > len(self.stages.names):
             raise UserError(f"ProgressiveUnfreezing: at has more times than the {len(self.stages.names)} stages")
         allow_graphs(pl_module, len(self.stages.names))
@@ -131,7 +142,7 @@ class ProgressiveUnfreezing(pl.Callback):
             self.schedule = even_schedule(len(self.stages.names), epochs_of(trainer))
         if not self.record.history:
             self.record.add(trainer, self.open, "start")
-        self.record.show(trainer, self._when())
+        self.record.show(trainer, openings(self.schedule, len(self.stages.names)))
         self._apply()
         self._follow(trainer)
 
@@ -156,7 +167,7 @@ class ProgressiveUnfreezing(pl.Callback):
             value, mode = value_of(trainer, self.plateau.monitor, self.plateau.mode)
             if self.plateau.update(value, mode):
                 self._wanted = min(self.open + 1, len(self.stages.names))
-        if self.gain is not None:
+        if self.gain is not None and not self.stopped:
             self._judge(trainer, self.gain)
         shown = trainer.callback_metrics.get(self._shown)
         self.record.add(trainer, self.open, "value", None if shown is None else float(shown))
@@ -170,7 +181,7 @@ class ProgressiveUnfreezing(pl.Callback):
         value, mode = value_of(trainer, gain.monitor, gain.mode)
         verdict = gain.update(value, mode)
         if verdict == "best":
-            self._best_weights = kept(self._module)
+            self._best = kept(trainer, self._module)
         elif verdict == "roll back":
             self._roll_back(trainer, value)
 
@@ -178,11 +189,12 @@ class ProgressiveUnfreezing(pl.Callback):
         assert self.gain is not None
         label = self.record.log.label(self.open - 1)
         rank_zero_info(
-            f"unfreezing: {label} has not paid ({value:.4g} against {self.gain.best:.4g}): all weights are those from "
-            "before it again, and no further stage opens"
+            f"unfreezing: {label} has not paid ({value:.4g} against {self.gain.best:.4g}): weights and moments are "
+            "those from before it again, and no further stage opens"
         )
         self.open, self.stopped = self.open - 1, True
-        put_back(self._module, self._best_weights, trainer.optimizers)
+        put_back(trainer, self._module, self._best)
+        self._best = {}  # there is nothing left to come back from
         self._apply()
         self.record.add(trainer, self.open, "rollback")
         self._reduce_what_trains(trainer)
@@ -209,11 +221,6 @@ class ProgressiveUnfreezing(pl.Callback):
             if self.gain is not None:
                 self.gain.opened()
         self._reduce_what_trains(trainer)
-
-    def _when(self) -> list[str]:
-        if self.schedule is not None:
-            return [self.schedule.when(stage) for stage in range(len(self.stages.names))]
-        return ["on a plateau"] * len(self.stages.names)
 
     def _apply(self) -> None:
         """Makes the open stages trainable and freezes the others, normalisation layers included."""
@@ -267,12 +274,12 @@ class ProgressiveUnfreezing(pl.Callback):
 
     # --- restarts -----------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
-        """What is open, what the metric has said so far, and with `gain` the weights to come back to."""
+        """What is open, what the metric has said so far, and with `gain` the state to come back to."""
         state: dict[str, Any] = {"version": STATE_VERSION, "open": self.open, "stopped": self.stopped}
         state |= {"stages": self.stages.names, "wanted": self._wanted, "history": self.record.history}
         state["plateau"] = self.plateau.state_dict() if self.plateau else None
         state["gain"] = self.gain.state_dict() if self.gain else None
-        return {**state, "best_weights": self._best_weights}
+        return {**state, "best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues; the stages are opened at once, so that DDP is built for them.
@@ -284,7 +291,7 @@ class ProgressiveUnfreezing(pl.Callback):
             return  # validation and test restore callbacks too, and thaw nothing
         check_stages(state_dict["stages"], self.stages.names)
         self.open, self.stopped, self._wanted = state_dict["open"], state_dict["stopped"], state_dict["wanted"]
-        self.record.history, self._best_weights = list(state_dict["history"]), dict(state_dict["best_weights"])
+        self.record.history, self._best = list(state_dict["history"]), dict(state_dict["best"])
         for part, state in ((self.plateau, state_dict["plateau"]), (self.gain, state_dict["gain"])):
             if part is not None and state is not None:
                 part.load_state_dict(state)

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import BaseFinetuning, WeightAveraging
+from pytorch_lightning.callbacks import BaseFinetuning
 from torch import nn
 from torch.optim import Optimizer
 
@@ -17,21 +17,18 @@ from lit_vision.errors import UserError
 GRAPHS = 4  # of torch.compile: training, evaluation, their first batches and last ones
 
 
-def check_company(callbacks: Sequence[pl.Callback], module: pl.LightningModule, takes_back: bool) -> None:
+def check_company(callbacks: Sequence[pl.Callback], module: pl.LightningModule) -> None:
     """Refuses what would decide on the trainable parameters, too.
 
     Args:
         callbacks: of the trainer.
         module: names its backbones and does not freeze itself.
-        takes_back: weights are rolled back.
     """
     others = [type(one).__name__ for one in callbacks if isinstance(one, BaseFinetuning)]
     if others:
         raise UserError(f"ProgressiveUnfreezing decides alone what trains: take {others[0]} out")
     if getattr(module, "freezing", None):
         raise UserError("model.freeze and ProgressiveUnfreezing both decide what trains: use its `never` instead")
-    if takes_back and any(isinstance(one, WeightAveraging) for one in callbacks):
-        raise UserError("ProgressiveUnfreezing: gain cannot take averaged weights back: leave gain or the average out")
     if not getattr(module, "backbones", None):
         raise UserError(f"ProgressiveUnfreezing: {type(module).__name__} names no `backbones`, see docs/unfreezing.md")
 

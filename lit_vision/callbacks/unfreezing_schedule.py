@@ -66,6 +66,11 @@ def even_schedule(stages: int, epochs: int | None) -> Schedule:
     return Schedule([epochs * (stage + 1) // (stages + 1) for stage in range(stages)], "epoch")
 
 
+def openings(schedule: Schedule | None, stages: int) -> list[str]:
+    """When each of so many stages opens, in words; without a schedule a plateau decides."""
+    return [schedule.when(stage) if schedule else "on a plateau" for stage in range(stages)]
+
+
 def better(value: float, best: float | None, mode: Mode, margin: float) -> bool:
     """Whether a metric improved by more than the margin; NaN never does, anything does where nothing was."""
     if math.isnan(value):

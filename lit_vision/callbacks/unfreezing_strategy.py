@@ -1,7 +1,6 @@
 """ProgressiveUnfreezing by a strategy: the textbook's four, or the one that a measurement on the run's data suggests."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -17,7 +16,7 @@ from lit_vision.transfer.strategies import RECIPES, Recipe, Strategy
 FILE = "strategy.json"  # in the run folder: a run that is resumed keeps to what was decided
 
 
-def check_alone(strategy: Strategy | None, others: Mapping[str, Any]) -> None:
+def check_alone(strategy: Strategy | None, **others: Any) -> None:
     """A strategy says how the backbone is divided and when it opens, and nothing else may.
 
     Args:
@@ -60,7 +59,9 @@ def _decided(path: Path, trainer: pl.Trainer, module: Any) -> dict[str, Any]:
         return dict(facts["recipe"])
     data: Any = getattr(trainer, "datamodule", None)
     if data is None or not hasattr(data, "index"):
-        raise UserError("ProgressiveUnfreezing: strategy: auto looks at the data, and needs a data module of lit_vision")
+        raise UserError(
+            "ProgressiveUnfreezing: strategy: auto looks at the data, and needs a data module of lit_vision"
+        )
     training = module.training
     found = measure(module, data, seed=data.seed)
     module.train(training)
@@ -72,5 +73,6 @@ def _decided(path: Path, trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     rank_zero_info(f"strategy: {advice.case}: {advice.recipe.words}")
     recipe = asdict(advice.recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"case": advice.case, "recipe": recipe, "reasons": list(advice.reasons)}, indent=1) + "\n")
+    facts = {"case": advice.case, "recipe": recipe, "reasons": list(advice.reasons)}
+    path.write_text(json.dumps(facts, indent=1) + "\n")
     return recipe

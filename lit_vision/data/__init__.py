@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lit_vision.data.instances import InstanceDataModule as InstanceDataModule
     from lit_vision.data.segmentation import SegmentationDataModule as SegmentationDataModule
 
+FILES_CHECKED = "LIT_VISION_FILES_CHECKED"  # names a file by which launches of one rehearsal check the data set once
 _HOMES = {
     "VisionDataModule": "base",
     "ClassificationDataModule": "classification",

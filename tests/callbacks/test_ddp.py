@@ -38,6 +38,12 @@ def test_refused_by_name_with_the_reason(strategy: Any, message: str) -> None:
         check_strategy(strategy())
 
 
+def test_weights_in_flat_parameters_are_not_taken_back() -> None:
+    with pytest.raises(UserError, match="FSDPStrategy: gain cannot put weights back into its flat parameters"):
+        check_strategy(FSDPStrategy(), takes_back=True)
+    check_strategy(ModelParallelStrategy(), takes_back=True)
+
+
 @pytest.mark.parametrize(
     "strategy",
     [

@@ -1,10 +1,8 @@
 """SIGTERM at any moment: the run ends between two steps with code 143, and goes on from there to the uncut end."""
 
-import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from fit_process import EXPERIMENT, run, sending, start
 from pytorch_lightning import Callback
 from resuming import CASES, EVERY_STEP, Case, Send, digest, left, train
 
@@ -21,7 +20,6 @@ from lit_vision.callbacks.boundaries import Boundaries
 from lit_vision.callbacks.seeding import StepSeeds
 from lit_vision.callbacks.stopping import Stopped, stopped_before_training
 from lit_vision.cli import vision_cli as cli
-from lit_vision.data.sampler import EpochSampler
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*exists and is not empty.*")
 TERM, KILL = int(signal.SIGTERM), int(signal.SIGKILL)
@@ -165,47 +163,6 @@ def test_processes_that_end_one_another_after_a_sigterm_are_stopped(
 
 
 # --- real processes ---------------------------------------------------------------------------------------------
-EXPERIMENT = """\
-model: {class_path: resuming.Small, init_args: {dropout: 0.5}}
-data: {class_path: resuming.NumberData, init_args: {root: ., num_workers: 2}}
-trainer:
-  max_epochs: 3
-  accelerator: cpu
-  enable_progress_bar: false
-  enable_model_summary: false
-  log_every_n_steps: 1
-  callbacks:
-  - {class_path: RunCheckpoints, init_args: {every_n_train_steps: 2}}
-wandb: off
-"""
-
-
-def start(*options: str) -> subprocess.Popen[str]:
-    """lit-vision fit in a process group of its own."""
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lit_vision", "fit", "-c", "numbers.yaml", *options]
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-    )
-
-
-def run(*options: str) -> tuple[int, str]:
-    """Its exit code and what it has said."""
-    process = start(*options)
-    try:
-        output, _ = process.communicate(timeout=240)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, output
-
-
-def sending(**options: Any) -> list[str]:
-    given = [f"--trainer.callbacks.{name}={value}" for name, value in options.items()]
-    return ["--trainer.callbacks+=resuming.Send", *given]
-
-
 def test_killed_process_goes_on_to_the_uncut_end(workspace: Path) -> None:
     """SIGKILL to the group, loader's workers included, in the middle of an epoch."""
     (workspace / "numbers.yaml").write_text(EXPERIMENT)
@@ -252,53 +209,3 @@ def test_killed_at_random_moments_it_goes_on_to_the_uncut_end(workspace: Path) -
     cli.run("fit", ["-c", "numbers.yaml", "--run_dir", "cut", "--resume", "auto"])
     cli.run("fit", ["-c", "numbers.yaml", "--run_dir", "whole"])
     assert left(Path("cut")) == left(Path("whole"))
-
-
-ON_TWO = ("--trainer.devices=2", "--trainer.strategy=ddp")
-
-
-@pytest.fixture(scope="module")
-def whole_on_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an uncut run of two processes leaves."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("whole"))
-        Path("numbers.yaml").write_text(EXPERIMENT)
-        assert run("--run_dir", "whole", *ON_TWO)[0] == 0
-        return left(Path("whole"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("first", "code"),
-    [
-        ({"number": KILL, "hook": "on_train_batch_end", "step": 5, "group": "true"}, -KILL),
-        ({"number": TERM, "hook": "on_train_batch_start", "step": 4, "group": "true"}, 143),
-        ({"number": TERM, "hook": "on_validation_batch_start", "step": 3, "rank": 1}, 143),
-    ],
-)
-def test_two_processes_go_on_to_the_uncut_end(
-    first: dict[str, Any], code: int, whole_on_two: dict[str, Any], workspace: Path
-) -> None:
-    (workspace / "numbers.yaml").write_text(EXPERIMENT)
-    ended, output = run("--run_dir", "cut", *ON_TWO, *sending(**first))
-    assert ended == code, output
-    assert run("--resume", "cut", *ON_TWO)[0] == 0
-    assert left(Path("cut")) == whole_on_two
-    assert left(Path("cut"))["step"] == 9
-
-
-@pytest.mark.slow
-def test_one_process_goes_on_in_the_order_of_two(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Two processes of four pictures each show 8 of 26; the one that goes on shows the rest of the same order."""
-    (workspace / "numbers.yaml").write_text(EXPERIMENT)
-    first = sending(number=TERM, hook="on_train_batch_start", step=0, group="true")
-    assert run("--run_dir", "cut", *ON_TWO, *first)[0] == 143
-    again = ("--resume", "cut", "--trainer.callbacks+=tiny.RecordSteps")
-    with caplog.at_level("INFO"):
-        done = cli.run("fit", ["-c", "numbers.yaml", *again])
-    record = next(one for one in done.trainer.callbacks if type(one).__name__ == "RecordSteps")
-    shown = [int(i) for batch in record.batches for i in batch["index"]]
-    order = EpochSampler(26, 0, True).order().tolist()
-    assert shown[:16] == order[8:24]
-    assert len(shown) == 16 + 2 * 24
-    assert "continuing with another number of processes 2 -> 1: not bit for bit what an uncut run does" in caplog.text

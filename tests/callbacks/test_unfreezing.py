@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 import torch
 import unfreezing_net as net
 from pytorch_lightning.callbacks import BackboneFinetuning, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.plugins import MixedPrecision
+from torch.amp import GradScaler
 from torch.optim import lr_scheduler
 
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
@@ -49,6 +51,24 @@ def test_equals_the_training_by_hand_bit_for_bit(tmp_path: Path) -> None:
     other = net.trained_by_hand(net.Staged(), lambda epoch, step: min(epoch + 1, 3), 4, 0)
     assert net.fingerprint(module) != net.fingerprint(other)
     assert watch.trainable == watch.with_gradient == [2] * 4 + [5] * 4 + [8] * 4 + [11] * 4
+
+
+@pytest.mark.parametrize(("scale", "skipped"), [(2.0**16, 0), (2.0**20, 3)])
+def test_scaler_of_fp16(tmp_path: Path, scale: float, skipped: int) -> None:
+    scaler, other = GradScaler("cpu", scale), GradScaler("cpu", scale)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    module, watch, _ = train(tmp_path, ProgressiveUnfreezing(at=[1, 2, 3]), plugins=[plugin])
+    opened = net.trained_by_hand(net.Staged(), lambda e, s: min(e, 3), 4, 0, half=torch.float16, scaler=other)
+    assert net.fingerprint(module) == net.fingerprint(opened)
+    assert scaler.get_scale() == scale / 2**skipped
+    assert watch.trainable == [2] * 4 + [5] * 4 + [8] * 4 + [11] * 4
+
+
+def test_fp16_without_a_scaler_is_bf16_on_a_cpu(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="fp16 is not supported on CPU. Using `precision='bf16-mixed'` instead"):
+        module, _, _ = train(tmp_path, ProgressiveUnfreezing(at=[1, 2, 3]), precision="16-mixed")
+    by_hand = net.trained_by_hand(net.Staged(), lambda e, s: min(e, 3), 4, 0, half=torch.bfloat16)
+    assert net.fingerprint(module) == net.fingerprint(by_hand)
 
 
 def test_even_spacing_is_the_default(tmp_path: Path) -> None:
@@ -283,7 +303,8 @@ def test_state_is_plain(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "state.pt")
     loaded = torch.load(tmp_path / "state.pt", weights_only=True)
     assert loaded["open"] == 1
-    assert set(loaded["best_weights"]) == set(net.Staged().state_dict())
+    assert set(loaded["best"]["weights"]) == set(net.Staged().state_dict())
+    assert len(loaded["best"]["optimizers"]) == 1
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
@@ -303,7 +324,6 @@ class Homeless(net.Staged):
         ({"stages": ["nothing"]}, [], net.Staged, "'nothing'"),
         ({"max_stages": 0}, [], net.Staged, "max_stages is 0"),
         ({}, [BackboneFinetuning()], net.Staged, "take BackboneFinetuning out"),
-        ({"gain": Gain()}, [EMAWeightAveraging()], net.Staged, "gain cannot take averaged weights back"),
         ({}, [], Lacking, r"the optimizer lacks backbone.0.0.weight \(9 parameters in all\)"),
         ({}, [], Homeless, "Homeless names no `backbones`"),
         ({"plateau": Plateau(monitor="val/nothing")}, [], net.Staged, "val/nothing was not logged in validation"),

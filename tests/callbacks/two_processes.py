@@ -10,8 +10,10 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 import unfreezing_net as net
-from pytorch_lightning.callbacks import BackboneFinetuning, EMAWeightAveraging
+from pytorch_lightning.callbacks import BackboneFinetuning, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
+from torch.amp import GradScaler
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -60,7 +62,7 @@ def same(tensor: torch.Tensor) -> bool:
         return True  # each rank has its own part
     others = [torch.empty_like(tensor) for _ in range(2)]
     dist.all_gather(others, tensor.detach().clone())
-    return torch.equal(others[0], others[1])
+    return torch.allclose(others[0], others[1], rtol=0, atol=0, equal_nan=True)  # fp16 overflows
 
 
 def train(root: str, strategy: dict[str, Any], callback: pl.Callback | None, **options: Any) -> dict[str, Any]:
@@ -68,7 +70,8 @@ def train(root: str, strategy: dict[str, Any], callback: pl.Callback | None, **o
     module = net.Staged(options.pop("optimizer", "sgd"), options.pop("lr_decay", 1.0))
     spy = Spy()
     callbacks = ([callback] if callback else []) + options.pop("others", []) + [spy]
-    net.fit(module, callbacks, EPOCHS, root, strategy=DDPStrategy(**strategy), devices=2, **options)
+    epochs = options.pop("epochs", EPOCHS)
+    net.fit(module, callbacks, epochs, root, strategy=DDPStrategy(**strategy), devices=2, **options)
     return {
         "ranks_equal": all(same(p) for p in module.parameters()),
         "sha": net.fingerprint(module),
@@ -82,9 +85,9 @@ def train(root: str, strategy: dict[str, Any], callback: pl.Callback | None, **o
 
 def by_hand(optimizer: str = "sgd", lr_decay: float = 1.0, **options: Any) -> str:
     """The reference's fingerprint: stage k opens at epoch k + 1, or with `steps` at these optimizer steps."""
-    steps = options.pop("steps", None)
-    opened = (lambda epoch, step: sum(step >= s for s in steps)) if steps else (lambda epoch, step: min(epoch, 3))
-    return net.fingerprint(net.trained_by_hand(net.Staged(optimizer, lr_decay), opened, EPOCHS, RANK, 2, **options))
+    steps, epochs = options.pop("steps", None), options.pop("epochs", EPOCHS)
+    opened = (lambda epoch, step: min(epoch, 3)) if steps is None else (lambda e, step: sum(step >= s for s in steps))
+    return net.fingerprint(net.trained_by_hand(net.Staged(optimizer, lr_decay), opened, epochs, RANK, 2, **options))
 
 
 def unfreezing_at(**options: Any) -> ProgressiveUnfreezing:
@@ -107,14 +110,35 @@ def cases(root: str) -> dict[str, dict[str, Any]]:
         done[name] = {**train(root, options, unfreezing_at(**steps), accumulate_grad_batches=2), "expected": expected}
     expected = by_hand(clip=0.05)
     done["clip"] = {**train(root, {}, unfreezing_at(), gradient_clip_val=0.05), "expected": expected}
-    expected = by_hand(bf16=True)
+    expected = by_hand(half=torch.bfloat16)
     done["bf16"] = {**train(root, {}, unfreezing_at(measure=True), precision="bf16-mixed"), "expected": expected}
+    for name, scale in {"fp16": 2.0**16, "fp16, overflow": 2.0**20}.items():  # the second one skips its first steps
+        expected = by_hand(half=torch.float16, scaler=GradScaler("cpu", scale))
+        plugin = MixedPrecision("16-mixed", "cpu", GradScaler("cpu", scale))
+        done[name] = {**train(root, {}, unfreezing_at(measure=True), plugins=[plugin]), "expected": expected}
     done["plateau"] = train(root, {}, ProgressiveUnfreezing(plateau=unfreezing.Plateau(patience=1, min_delta=100.0)))
-    worse = unfreezing.Gain(patience=1, min_gain=100.0)  # nothing gains so much
-    done["gain"] = train(root, {}, unfreezing_at(at=[1, 2, 3], gain=worse))
     done["average"] = train(root, {}, unfreezing_at(), others=[EMAWeightAveraging(decay=0.5)])
-    done["fsdp2"] = sharded(root)
-    return done | controls(root)
+    done["fsdp2"] = {**sharded(root, unfreezing_at(measure=True)), "expected": by_hand("adamw")}
+    return done | taken_back(root) | controls(root)
+
+
+def taken_back(root: str) -> dict[str, dict[str, Any]]:
+    """A stage that has not paid in its one epoch leaves no trace: as if there had been an epoch less, without it."""
+
+    def gain(patience: int = 1) -> ProgressiveUnfreezing:
+        return unfreezing_at(gain=unfreezing.Gain(patience=patience, min_gain=100.0))  # nothing gains so much
+
+    def average() -> list[pl.Callback]:
+        return [EMAWeightAveraging(decay=0.5)]
+
+    done = {"gain": {**train(root, {}, gain()), "expected": by_hand(steps=[], epochs=3)}}
+    done["gain, fsdp2"] = {**sharded(root, gain()), "expected": by_hand("adamw", steps=[], epochs=3)}
+    alone = train(root, {}, unfreezing_at(at=[]), optimizer="adamw", epochs=2, others=average())
+    keep = ModelCheckpoint(dirpath=root, filename="trial")
+    train(root, {}, gain(2), optimizer="adamw", epochs=2, others=[*average(), keep], enable_checkpointing=True)
+    again = train(root, {}, gain(2), optimizer="adamw", others=average(), ckpt_path=f"{root}/trial.ckpt")
+    done["gain, average, restart"] = {**again, "expected": alone["sha"]}
+    return done
 
 
 class Sharded(net.Staged):
@@ -127,16 +151,15 @@ class Sharded(net.Staged):
         fully_shard(self, mesh=mesh)
 
 
-def sharded(root: str) -> dict[str, Any]:
+def sharded(root: str, callback: ProgressiveUnfreezing) -> dict[str, Any]:
     """ModelParallelStrategy needs no rebuilding; its parameters are divided over the ranks."""
     module, spy = Sharded("adamw"), Spy()
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
-    net.fit(module, [unfreezing_at(measure=True), spy], EPOCHS, root, strategy=strategy, devices=2)
+    net.fit(module, [callback, spy], EPOCHS, root, strategy=strategy, devices=2)
     whole = net.Staged("adamw")
     whole.load_state_dict({name: net.whole(value) for name, value in module.state_dict().items()})
     facts = {"ranks_equal": all(same(p) for p in whole.parameters()), "sha": net.fingerprint(whole)}
-    facts |= {"unequal_gradients": [], "closed_with_gradient": spy.closed_with_gradient}
-    return {**facts, "expected": by_hand("adamw")}
+    return {**facts, "unequal_gradients": [], "closed_with_gradient": spy.closed_with_gradient}
 
 
 def controls(root: str) -> dict[str, dict[str, Any]]:

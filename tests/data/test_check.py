@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lit_vision.data import FILES_CHECKED
 from lit_vision.data.check import Task, check
 from lit_vision.data.formats import read
 from lit_vision.data.index import Index
@@ -63,6 +64,19 @@ def test_a_sound_data_set_passes_and_nothing_is_touched(tmp_path: Path) -> None:
     assert calls == [(1, 2), (2, 2)]
     assert index.sizes.tolist() == [[8, 10], [8, 10]]
     assert fingerprint(root) == before
+
+
+def test_the_launches_of_a_rehearsal_look_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = masks(tmp_path / "set")
+    first = check(read(root), "segmentation")
+    monkeypatch.setenv(FILES_CHECKED, str(tmp_path / "files.npz"))
+    index = read(root)
+    picture(root / "masks/val/1.png", size=(9, 9))
+    assert len(problems(index, "segmentation")) == 1  # what has problems is not kept
+    picture(root / "masks/val/1.png")
+    for _ in range(2):
+        assert check(index, "segmentation").sizes.tolist() == first.sizes.tolist()
+        (root / "masks/val/1.png").unlink(missing_ok=True)  # the second time nothing is opened
 
 
 def test_bad_files_are_all_named(tmp_path: Path) -> None:
