@@ -1,4 +1,4 @@
-"""ProgressiveUnfreezing by a strategy: the textbook's four, or the one that a measurement on the run's data suggests."""
+"""ProgressiveUnfreezing by a strategy: the textbook's four, or what a measurement on the run's data suggests."""
 
 import json
 from dataclasses import asdict, replace
@@ -59,9 +59,7 @@ def _decided(path: Path, trainer: pl.Trainer, module: Any) -> dict[str, Any]:
         return dict(facts["recipe"])
     data: Any = getattr(trainer, "datamodule", None)
     if data is None or not hasattr(data, "index"):
-        raise UserError(
-            "ProgressiveUnfreezing: strategy: auto looks at the data, and needs a data module of lit_vision"
-        )
+        raise UserError("ProgressiveUnfreezing: strategy: auto needs a data module of lit_vision")
     training = module.training
     found = measure(module, data, seed=data.seed)
     module.train(training)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lit_vision.cli.parser import translated
+from lit_vision.cli.trainer_defaults import quiet
 from lit_vision.cli.vision_cli import VisionCLI, import_named
 from lit_vision.errors import UserError
 from lit_vision.transfer.advice import Advice, advise
@@ -35,6 +36,7 @@ def run(words: Sequence[str], output: Path, images: int, minutes: float) -> Advi
     Raises:
         UserError: the experiment cannot be built, or has no pretrained weights.
     """
+    quiet()
     import_named(words)
     cli = AdviseCLI(["fit", *words, "--wandb", "off", "--trainer.logger", "false"])
     task, data, console = cli.model, cli.datamodule, Console()
