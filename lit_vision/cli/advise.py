@@ -45,7 +45,7 @@ def run(words: Sequence[str], output: Path, images: int, minutes: float) -> Advi
             "model has no pretrained weights, so there is nothing to transfer; set model.weights: <file> or "
             "model.pretrained: true, or train from scratch"
         )
-    console.print(counts_table(data.index))
+    console.print(counts_table(data))
     with translated("the data cannot be measured"), _progress() as bar:
         found = measure(task, data, images, minutes, seed=data.seed, progress=_shown(bar))
     console.print(estimates_table(found))
@@ -82,29 +82,30 @@ class AdviseCLI(VisionCLI):
         model, trainer = options["model"].setdefault("init_args", {}), options.setdefault("trainer", {})
         for name in ("freeze", "lr_decay"):
             model.pop(name, None)
-        if self._own_optimizer_is_adam(model):
+        if self.calibrated(model):
+            trainer["max_epochs"] = advice.epochs
             optimizer = model.setdefault("optimizer", {"class_path": "torch.optim.AdamW", "init_args": {}})
             optimizer["init_args"] = {"weight_decay": 0.05, **optimizer.get("init_args", {}), "lr": advice.lr}
         callbacks = [one for one in trainer.get("callbacks") or [] if "ProgressiveUnfreezing" not in str(one)]
         recipe = advice.recipe
         arguments = {"at": list(recipe.at), "unit": "fraction", "max_stages": PARTS, "lr_decay": recipe.lr_decay}
         trainer["callbacks"] = [*callbacks, {"class_path": "ProgressiveUnfreezing", "init_args": arguments}]
-        trainer["max_epochs"] = advice.epochs
+        trainer.setdefault("max_epochs", 2 * advice.epochs)  # what has a decoder to learn, too, needs longer
         trainer.pop("logger", None)
         order = ("seed_everything", "model", "data", "trainer")
         options.setdefault("seed_everything", 0)
         return {key: options[key] for key in order} | options
 
-    def _own_optimizer_is_adam(self, model: dict[str, Any]) -> bool:
+    def calibrated(self, model: dict[str, Any]) -> bool:
+        """Whether the recipes' learning rates and epochs hold: they were measured for a classifier and AdamW."""
         name = str(model.get("optimizer", {}).get("class_path", "AdamW")).rpartition(".")[2]
-        classifier = self.options.model.class_path.endswith("TransferClassifier")
-        return classifier and name.startswith(ADAM_LIKE)
+        return self.options.model.class_path.endswith("TransferClassifier") and name.startswith(ADAM_LIKE)
 
 
 def explain(advice: Advice, smaller: str | None, parameters: int) -> list[str]:
     """The advice in sentences: what was found, the case, what to do."""
     case = advice.case.replace("_", ", ").replace("few", "little data").replace("many", "much data")
-    lines = [*advice.reasons, f"case: {case} - {advice.recipe.words}; {advice.epochs} epochs, seen over all pictures"]
+    lines = [*advice.reasons, f"case: {case}: {advice.recipe.words}"]
     if advice.small:
         hint = f": {smaller}" if smaller else ""
         lines.append(f"{parameters / 1e6:.1f} M parameters are many for so little data: try a smaller backbone{hint}")

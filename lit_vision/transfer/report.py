@@ -2,34 +2,49 @@
 
 import re
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
 from rich.table import Table
 from torch import nn
 
-from lit_vision.data.index import Index
 from lit_vision.networks.timm_names import architecture
 from lit_vision.transfer.estimates import paired
+from lit_vision.transfer.sample import batches, chosen
 from lit_vision.transfer.similarity import Similarity
+from lit_vision.types import IGNORE_INDEX, Int64Array
 
 SHOWN = 12  # classes; of more, the rarest
+MASKS = 500  # looked into, at most
 
 
-def counts_table(index: Index) -> Table:
-    """Training pictures that show each class, the rarest first; without classes of pictures, how many there are."""
-    train = index.indices("train")
-    counts = Counter(label for i in train for label in np.unique(index.labels[index.span(int(i))]).tolist())
-    table = Table("class", "pictures", title=f"{len(train):,} training pictures", title_justify="left")
-    if not counts:  # a class per pixel: the masks know it, the index does not
-        return table
-    rows = sorted((counts[k], name) for k, name in enumerate(index.class_names))
+def counts_table(datamodule: Any) -> Table:
+    """Training pictures that show each class, the rarest first. Masks are looked into, those of 500 pictures at most."""
+    train = datamodule.index.indices("train")
+    counts, looked = _counts(datamodule, train)
+    of = "" if looked == len(train) else f", {looked} of them looked at"
+    table = Table("class", "pictures", title=f"{len(train):,} training pictures{of}", title_justify="left")
+    rows = sorted((counts[k], name) for k, name in enumerate(datamodule.class_names))
     for count, name in rows[:SHOWN]:
         table.add_row(name, f"{count:,}")
     if len(rows) > SHOWN:
         rest = [count for count, _ in rows[SHOWN:]]
         table.add_row(f"{len(rest)} more", f"{min(rest):,} to {max(rest):,} each")
     return table
+
+
+def _counts(datamodule: Any, train: Int64Array) -> tuple[Counter[int], int]:
+    """Pictures by class, and how many were looked at."""
+    index = datamodule.index
+    if len(index.labels) and datamodule.task != "segmentation":
+        return Counter(k for i in train for k in np.unique(index.labels[index.span(int(i))]).tolist()), len(train)
+    counts: Counter[int] = Counter()
+    some = chosen(index, MASKS, seed=0)
+    first = 1 if datamodule.task == "instances" else 0  # their masks count background as 0
+    for batch in batches(datamodule, some, 1):
+        counts.update(int(k) - first for k in batch["mask"].unique() if first <= k < IGNORE_INDEX)
+    return counts, len(some)
 
 
 def estimates_table(found: Similarity) -> Table:
