@@ -30,37 +30,54 @@ class Cachable(Protocol):
     preprocess: nn.Module
 
 
-def asked_for(trainer: pl.Trainer, loader: EpochLoader, split: Split) -> list[Int64Array]:
-    """The batches in which this process computes features, as positions in the split.
+@dataclass(frozen=True)
+class Asked:
+    """Positions in a split whose features this process sees to.
 
-    Kernels may round otherwise for another number of pictures. So the validation's batches are its own, and those of
-    the training split, whose order differs from epoch to epoch, have its size, if only in `padded`.
+    Kernels may round otherwise for another number of pictures, and some for another place among them (an activation
+    whose last few numbers do not fill a vector). So what an epoch shows is computed in the very batches in which it
+    is shown, as far as nothing of them is there yet.
+
+    Args:
+        batches: that this process is going to show, in this order.
+        rest: what else has to be there.
+        whole: batches are computed whole if anything of them is missing; else only if all of it is.
     """
-    sampler = cast(EpochSampler, loader.sampler)
+
+    batches: list[Int64Array]
+    rest: Int64Array
+    whole: bool
+
+    def missing(self, store: FeatureStore, hashes: FileHashes, size: int) -> tuple[list[Int64Array], int]:
+        """What has to be computed, in batches of at most `size`, and how many features were there of other contents."""
+        found, left, changed = [], [self.rest], 0
+        for positions in self.batches:
+            missing, outdated = store.missing(positions, hashes.of(positions))
+            changed += outdated
+            if missing.all() or (self.whole and missing.any()):
+                found.append(positions)
+            else:
+                left.append(positions[missing])
+        rest = np.concatenate(left)
+        missing, outdated = store.missing(rest, hashes.of(rest))
+        rest, changed = rest[missing], changed + outdated
+        return found + [rest[k : k + size] for k in range(0, len(rest), size)], changed
+
+
+def asked_for(trainer: pl.Trainer, loader: EpochLoader, split: Split) -> Asked:
+    """What a pass over a split that is about to begin needs; the processes of a machine share the rest."""
+    sampler, none = cast(EpochSampler, loader.sampler), np.zeros(0, np.int64)
+    own = [np.array([position for _, position in keys], np.int64) for keys in cast(Any, loader.batch_sampler)]
     if split == "val":
-        own = [np.array([position for _, position in keys], np.int64) for keys in cast(Any, loader.batch_sampler)]
-        return own[: int(min(trainer.num_val_batches[0], len(own)))]
-    positions = np.arange(sampler.length)
+        return Asked(own[: int(min(trainer.num_val_batches[0], len(own)))], none, whole=True)
     if trainer.num_training_batches < len(loader):  # a short epoch of a large data set
-        shown = int(trainer.num_training_batches) * cast(int, loader.batch_size) * sampler.world_size
-        positions = np.sort(sampler.order()[:shown])
-    return [np.array_split(positions, trainer.num_devices)[trainer.local_rank]]
-
-
-def missing_batches(
-    batches: Sequence[Int64Array], store: FeatureStore, hashes: FileHashes, split: Split, size: int
-) -> tuple[list[Int64Array], int]:
-    """Those of which features are missing, and how many features were there for other contents of their files."""
-    found, changed = [], 0
-    for positions in batches:
-        missing, outdated = store.missing(positions, hashes.of(positions))
-        changed += outdated
-        if split == "val":
-            found += [positions] if missing.any() else []
-        else:
-            rest = positions[missing]
-            found += [rest[k : k + size] for k in range(0, len(rest), size)]
-    return found, changed
+        return Asked(own[: int(trainer.num_training_batches)], none, whole=False)
+    first, count = trainer.node_rank * trainer.num_devices, sum(map(len, own))
+    order = sampler.order()[sampler.start :]
+    order = np.concatenate([order, np.resize(sampler.order(), -len(order) % sampler.world_size)])
+    shown = [order[rank :: sampler.world_size][:count] for rank in range(first, first + trainer.num_devices)]
+    rest = np.setdiff1d(np.arange(sampler.length), np.concatenate(shown))
+    return Asked(own, np.array_split(rest, trainer.num_devices)[trainer.local_rank], whole=False)
 
 
 @dataclass(frozen=True)

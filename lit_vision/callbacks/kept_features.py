@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_vision.callbacks.feature_key import body_key, body_tensors, data_key, is_random
-from lit_vision.callbacks.feature_pass import Cachable, Pass, asked_for, missing_batches, reason
+from lit_vision.callbacks.feature_pass import Cachable, Pass, asked_for, reason
 from lit_vision.data.classification import ClassificationDataset
 from lit_vision.data.feature_batches import FeatureBatches, Row
 from lit_vision.data.feature_store import FeatureStore, FileHashes, discard, reserve
@@ -76,7 +76,15 @@ class KeptFeatures:
         batch: Any = loader.collate_fn([loader.dataset[cast(Any, key)] for key in keys])
         moved = self.trainer.strategy.batch_to_device(batch)
         with self.trainer.precision_plugin.forward_context(), torch.no_grad():
-            return Row(self.parts.verify(self.task.preprocess(moved["image"])))
+            pixels = self.task.preprocess(moved["image"])
+            features = self.parts.verify(pixels)
+            turned = self.parts.features(pixels.flip(0).contiguous(memory_format=_format(pixels))).flip(0)
+        if not torch.equal(features, turned):
+            rank_zero_info(
+                f"features of {type(self.task.network).__name__} depend in their last bit on a picture's place in its "
+                "batch: from the second epoch of a view on, the run is not bit for bit the one without cache_features"
+            )
+        return Row(features)
 
     # --- files --------------------------------------------------------------------------------------------------
     def _open(
@@ -103,8 +111,7 @@ class KeptFeatures:
     def _fill(self, way: Pass, split: Split, size: int) -> None:
         dataset = cast(ClassificationDataset, way.loader.dataset)
         hashes = self._hashes.setdefault(split, FileHashes(dataset.path, len(dataset)))
-        asked = asked_for(self.trainer, way.loader, split)
-        batches, changed = missing_batches(asked, way.store, hashes, split, size)
+        batches, changed = asked_for(self.trainer, way.loader, split).missing(way.store, hashes, size)
         failure = None
         try:
             way.compute(batches, size if split == "train" else 0)
@@ -145,3 +152,7 @@ class KeptFeatures:
         rank_zero_info(f"{failure}: training goes on from pictures")
         self.given_up = True
         self.delete()
+
+
+def _format(images: torch.Tensor) -> torch.memory_format:
+    return torch.contiguous_format if images.is_contiguous() else torch.channels_last
