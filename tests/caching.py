@@ -107,4 +107,6 @@ def main(root: Path, runs: Path, given: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    import caching  # the classes that the experiment names
+
+    caching.main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

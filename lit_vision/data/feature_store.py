@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -175,10 +176,8 @@ def _hash(*parts: bytes) -> int:
 
 def discard(folder: Path, pattern: str, kept: Sequence[str] = ()) -> None:
     """Deletes the files of a folder that match and are not kept, and the folder once it is empty."""
-    if not folder.is_dir():
-        return
     for path in folder.glob(pattern):
         if path.name not in kept:
             path.unlink(missing_ok=True)
-    if not any(folder.iterdir()):
+    with suppress(OSError):  # there is none, it is not empty, or a link to another disk
         folder.rmdir()

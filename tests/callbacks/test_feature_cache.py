@@ -126,8 +126,9 @@ def test_every_picture_is_read_once(root: Path, workspace: Path, monkeypatch: py
     shown = {"class_path": "Pictures", "init_args": {"images": 1, "every_n_epochs": 9}}
     options: dict[str, Any] = {"callbacks": [shown], "num_sanity_val_steps": 0}
     fit(root, workspace / "runs", **options)
-    # 20 + 12, the proof's first three, two in first_batch.jpg, and one for the last epoch's picture, drawn twice
-    assert len(read) == 20 + 12 + BATCH + 2 + 2
+    # 20 + 12 and one that fills up the last batch; the proof's three, two in first_batch.jpg, and in the pictures of
+    # the first and the last epoch one with the truth and one with the prediction
+    assert len(read) == 20 + 12 + 1 + BATCH + 2 + 4
     assert len(set(read)) == 32
 
 
@@ -169,6 +170,45 @@ def test_a_kill_while_features_are_computed(row: int, root: Path, workspace: Pat
     split, whole, count = ("train", row - 1, 20) if row < 20 else ("val", (row - 20) // BATCH * BATCH, 12)
     assert f"features of {count - whole} pictures of the {split} split computed, view 0" in said
     assert not any("other contents" in line for line in said)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_features(root: Path, workspace: Path) -> None:
+    on_two: dict[str, Any] = {"devices": 2, "strategy": "ddp", "data": {"augmentation": "default", "batch_size": 2}}
+    cases: dict[str, dict[str, Any]] = {
+        "closed": {"callbacks": [EVERY_STEP]},
+        "opened": {"callbacks": [BY_STEP, EVERY_STEP], "model": {"freeze": None}},
+    }
+    for name, case in cases.items():
+        found = {}
+        for cached in (False, True):
+            running = program(root, workspace / f"{name}{cached}", {**on_two, **case, "cached": cached})
+            output, _ = running.communicate(timeout=400)
+            assert running.returncode == 0, output
+            (folder,) = (workspace / f"{name}{cached}" / f"{name}{cached}").iterdir()
+            found[cached] = left(folder)
+            kept = json.loads(output.splitlines()[-1])["kept"]
+            assert kept == [cached and (name == "closed" or k < 8) for k in range(15)]
+            assert not (folder / "features").exists()
+        assert found[True] == found[False]
+
+
+@pytest.mark.slow
+def test_a_kill_of_two_processes_that_compute(root: Path, workspace: Path) -> None:
+    on_two = {"devices": 2, "strategy": "ddp", "data": {"batch_size": 2}, "callbacks": [EVERY_STEP]}
+    whole = program(root, workspace / "whole", {**on_two, "cached": False})
+    assert whole.wait(timeout=400) == 0
+    dying = program(root, workspace / "runs", {**on_two, "die_at_row": 7})
+    output, _ = dying.communicate(timeout=400)
+    assert dying.returncode != 0, output
+    (folder,) = (workspace / "runs/runs").iterdir()
+    again = program(root, workspace / "runs", {**on_two, "options": ["--resume", str(folder)]})
+    output, _ = again.communicate(timeout=400)
+    assert again.returncode == 0, output
+    # six rows of each process were whole
+    assert "features of 8 pictures of the train split computed, view 0" in output
+    (plain,) = (workspace / "whole/whole").iterdir()
+    assert left(folder) == left(plain)
 
 
 def test_a_kill_in_the_middle_of_an_epoch_of_features(root: Path, workspace: Path, said: list[str]) -> None:
