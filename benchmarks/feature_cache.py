@@ -94,7 +94,10 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path(__file__).parents[2] / "shared")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    root, weights = options.shared / "data/cls_flowers5", options.shared / "weights/mobilenetv1_025_imagenet.safetensors"
+    root, weights = (
+        options.shared / "data/cls_flowers5",
+        options.shared / "weights/mobilenetv1_025_imagenet.safetensors",
+    )
     with tempfile.TemporaryDirectory() as folder:
         if not root.is_dir():
             root = draw_shapes(Path(folder) / "drawn", options.pictures // 2, 40, 2, size=256) / "classification"

@@ -1,6 +1,6 @@
 """Trainings of a last layer, with and without kept features, through the command line; also as a program.
 
-    python caching.py <root of draw_shapes> <runs folder> <options as JSON>
+python caching.py <root of draw_shapes> <runs folder> <options as JSON>
 """
 
 import json

@@ -71,7 +71,7 @@ class HeadSplit:
                 torch.manual_seed(CHECK_SEED)
                 logits.append(self.network(images) if whole else self.logits(features))
         if not torch.equal(*logits):
-            raise self._unlike("gives other logits in training than its last layer on features of evaluation")
+            raise self._unlike("computes otherwise in training than in evaluation")
         return features
 
     def _dropouts_before_layer(self, images: Tensor) -> list[float]:
@@ -98,13 +98,13 @@ class HeadSplit:
         finally:
             hook.remove()
         if len(seen) != 1:
-            raise self._unlike(f"calls its last layer {len(seen)} times for a batch")
+            raise self._unlike(f"runs {len(seen)} times")
         return seen[0]
 
     def _unlike(self, what: str) -> UserError:
         return UserError(
-            f"model.cache_features: {type(self.network).__name__} {what} ({self.name}): set what is random inside to 0 "
-            "in model.backbone_args, or leave cache_features out"
+            f"model.cache_features: {type(self.network).__name__} {what}, in front of its last layer {self.name}: set "
+            "what is random there to 0 in model.backbone_args, or leave cache_features out"
         )
 
 
