@@ -34,14 +34,15 @@ class Sources(pl.Callback):
 
 
 class Open(pl.Callback):
-    """Opens a stage in the middle of an epoch, as somebody's own callback may."""
+    """Lets the backbone train between two steps, as somebody's own callback may."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, until: int = 999) -> None:
+        self.step, self.until = step, until
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            pl_module.network.requires_grad_(True)
+        for name, parameter in pl_module.network.named_parameters():
+            if not name.startswith("fc."):
+                parameter.requires_grad_(self.step <= trainer.global_step < self.until)
 
 
 def kept_files(run: Path) -> list[str]:

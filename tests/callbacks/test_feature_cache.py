@@ -20,6 +20,7 @@ from lit_vision.cli.vision_cli import VisionCLI
 from lit_vision.data import feature_store
 from lit_vision.data.shapes import draw_shapes
 from lit_vision.errors import UserError
+from lit_vision.tasks.checkpoints import load_task
 
 TESTS = Path(__file__).parents[1]
 STEPS = 20 // BATCH * EPOCHS  # 18
@@ -114,6 +115,25 @@ def test_whatever_opens_a_parameter_ends_the_features(root: Path, workspace: Pat
     kept = fit(root, workspace / "runs", callbacks=[callback])
     assert sources(kept).kept == [True] * 8 + [False] * (STEPS - 8)
     assert said.count("a stage of the backbone is open: training goes on from pictures") == 1
+
+
+def test_a_backbone_that_is_closed_again_has_new_features(root: Path, workspace: Path, said: list[str]) -> None:
+    callback = {"class_path": "caching.Open", "init_args": {"step": 2, "until": 5}}
+    plain, kept = (fit(root, workspace / f"runs{cached}", cached, callbacks=[callback]) for cached in (False, True))
+    assert equal(plain, kept)
+    assert sources(kept).kept == [True] * 2 + [False] * 4 + [True] * 12  # from the next epoch on
+    assert said.count("features of 20 pictures of the train split computed, view 0") == 2
+
+
+def test_what_is_left_is_a_checkpoint_like_any_other(root: Path, workspace: Path) -> None:
+    done = fit(root, workspace / "runs")
+    task = load_task(done.folder.path / "checkpoints/last.ckpt")
+    batch = next(iter(done.datamodule.val_dataloader()))
+    given = [one["probabilities"] for one in outputs_of(done).given[-12:]]
+    with torch.no_grad():
+        found = [one["probabilities"] for one in task.predict_step(batch, 0)]
+    assert len(found) == BATCH
+    assert all(torch.equal(one, other) for one, other in zip(found, given[:BATCH], strict=True))
 
 
 # --- what is done once ------------------------------------------------------------------------------------------
