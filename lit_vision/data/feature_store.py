@@ -35,7 +35,7 @@ class FeatureStore:
 
     def __init__(self, path: Path, rows: int, kind: np.dtype[Any]) -> None:
         self.path, self.kind = path, kind
-        self._file = os.open(path, os.O_RDWR)
+        self._file = path.open("r+b", buffering=0)
         self._tags = np.memmap(path, np.uint64, "r", 0, (rows,))
         self._rows = np.memmap(path, kind, "r", rows * TAG, (rows,))
         self._proved = np.zeros(rows, np.uint64)  # hash of the file for which this process has found the row right
@@ -65,18 +65,13 @@ class FeatureStore:
         """
         for position, row, content in zip(positions, rows, hashes, strict=True):
             data = row.tobytes()
-            _write_all(self._file, data, len(self._tags) * TAG + position * self.kind.itemsize)
-            _write_all(self._file, tag_of(content, data).to_bytes(TAG, "little"), position * TAG)
+            _write_all(self._file.fileno(), data, len(self._tags) * TAG + position * self.kind.itemsize)
+            _write_all(self._file.fileno(), tag_of(content, data).to_bytes(TAG, "little"), position * TAG)
             self._proved[position] = content
 
     def read(self, positions: Int64Array) -> Rows:
         """A copy of these rows."""
         return np.asarray(self._rows[positions])
-
-    def close(self) -> None:
-        """Gives the file back; rows that were read stay."""
-        os.close(self._file)
-        self._tags = self._rows = self._proved = None  # type: ignore[assignment]
 
 
 def _write_all(file: int, data: bytes, offset: int) -> None:

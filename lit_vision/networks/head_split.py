@@ -104,7 +104,7 @@ class HeadSplit:
     def _unlike(self, what: str) -> UserError:
         return UserError(
             f"model.cache_features: {type(self.network).__name__} {what}, in front of its last layer {self.name}: set "
-            "what is random there to 0 in model.backbone_args, or leave cache_features out"
+            "what is random there to 0 in model.backbone_args (such as drop_path_rate: 0), or leave cache_features out"
         )
 
 

@@ -94,7 +94,7 @@ def test_a_row_without_its_tag_is_missing(path: Path, files: FileHashes, monkeyp
 
 @pytest.mark.parametrize("place", [ROWS * TAG + 3 * 36, ROWS * TAG + 4 * 36 - 1, 3 * TAG])
 def test_a_damaged_row_is_missing(place: int, path: Path, files: FileHashes) -> None:
-    filled(path, files).close()
+    filled(path, files)
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
@@ -115,7 +115,7 @@ def test_a_tag_of_the_row_alone_would_let_changed_files_pass(
     path: Path, files: FileHashes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_store, "tag_of", lambda content, row: tag_of(1, row))
-    filled(path, files).close()
+    filled(path, files)
     files.path_of(1).write_bytes(b"other")
     assert missing(FeatureStore(path, ROWS, KIND), files) == ([], 0)
 
@@ -141,7 +141,7 @@ def test_a_file_is_read_again_only_when_it_looks_changed(files: FileHashes, monk
 
 # --- space ------------------------------------------------------------------------------------------------------
 def test_a_whole_file_is_kept_and_one_of_another_size_is_not(path: Path, files: FileHashes) -> None:
-    filled(path, files).close()
+    filled(path, files)
     reserve(path, ROWS, KIND)
     assert missing(FeatureStore(path, ROWS, KIND), files) == ([], 0)
     path.write_bytes(path.read_bytes()[:-1])
