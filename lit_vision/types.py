@@ -43,9 +43,14 @@ class Batch(TypedDict):
 
 
 class ClassificationBatch(Batch):
-    """Images with one label each (B,) int64, or with several: (B, K) float32 of 0 and 1."""
+    """Images with one label each (B,) int64, or with several: (B, K) float32 of 0 and 1.
+
+    features: (B, ...) what the closed backbone gives for the images, where it is kept; `image` then decodes nothing
+        before it is asked for pictures (`data.feature_batches.LateImages`).
+    """
 
     label: Tensor
+    features: NotRequired[Tensor]
 
 
 class SegmentationBatch(Batch):

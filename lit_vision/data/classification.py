@@ -10,7 +10,7 @@ from lit_vision.data.check import class_problems
 from lit_vision.data.dataset import VisionDataset
 from lit_vision.data.index import Index
 from lit_vision.errors import DataError
-from lit_vision.types import Sample, UInt8Array
+from lit_vision.types import Int64Array, Sample, UInt8Array
 
 
 class ClassificationDataset(VisionDataset):
@@ -27,6 +27,12 @@ class ClassificationDataset(VisionDataset):
             "size": torch.tensor(image.shape[:2]),
             "label": self._label(labels.tolist()),
         }
+
+    def labels_of(self, images: Int64Array) -> torch.Tensor:
+        """`label` of some images of the index: (B,) int64, or (B, K) float32."""
+        if not self.index.multi_label:
+            return torch.from_numpy(self.index.labels[self.index.offsets[images]].astype(np.int64))
+        return torch.stack([self._label(self.index.labels[self.index.span(int(i))].tolist()) for i in images])
 
     def _label(self, labels: list[int]) -> torch.Tensor:
         if not self.index.multi_label:

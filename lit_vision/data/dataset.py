@@ -1,6 +1,7 @@
 """From a position in the index to a sample, and from samples to a batch."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import cv2
@@ -44,6 +45,10 @@ class VisionDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def path(self, position: int) -> Path:
+        """File of the image at a position in the split."""
+        return self.index.path(int(self.positions[position]))
 
     def __getitem__(self, key: int | Key) -> Sample:
         epoch, position = key if isinstance(key, tuple) else (0, key)

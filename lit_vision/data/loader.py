@@ -4,18 +4,28 @@ import hashlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lit_vision.data.dataset import VisionDataset, one_thread
-from lit_vision.data.sampler import EpochSampler
+from lit_vision.data.sampler import EpochSampler, Key
 from lit_vision.types import Batch, Sample
 
 PATIENCE = 60  # seconds for which a worker outlives a SIGTERM that was meant for the whole run
+
+
+class BatchSource(Protocol):
+    """What batches can come from without decoding pictures, as long as it is `current`."""
+
+    def current(self) -> bool:
+        """Asked before each batch; from the first False on, the epoch goes on from pictures."""
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """The batch of these keys."""
 
 
 class EpochLoader(DataLoader[Sample]):
@@ -34,6 +44,7 @@ class EpochLoader(DataLoader[Sample]):
     def __init__(self, dataset: Dataset[Sample], *, done: Callable[[], int] = lambda: 0, **options: Any) -> None:
         super().__init__(dataset, **{"generator": torch.Generator(), **options})
         self.done = done
+        self.find_source: Callable[[], BatchSource | None] = lambda: None  # asked at the first batch of each pass
         self._origin = (-1, 0, 0)  # epoch, images of it seen by all processes, batches that these count for
         self._files: str | None = None
 
@@ -43,10 +54,27 @@ class EpochLoader(DataLoader[Sample]):
     def _begin(self) -> Iterator[Batch]:
         sampler = self.sampler
         if isinstance(sampler, EpochSampler):
-            sampler.start = self.seen(self.done())
+            done = self.done()
+            sampler.start = self.seen(done)
+            source = self.find_source()
+            if source is not None:
+                return self._from_source(source, done)
+        return self._from_pictures()
+
+    def _from_pictures(self) -> Iterator[Batch]:
+        sampler = self.sampler
+        if isinstance(sampler, EpochSampler):
             seed = np.random.SeedSequence((sampler.seed, sampler.epoch)).generate_state(1)
             cast(torch.Generator, self.generator).manual_seed(int(seed[0]))
         return cast(Iterator[Batch], super().__iter__())
+
+    def _from_source(self, source: BatchSource, done: int) -> Iterator[Batch]:
+        for count, keys in enumerate(cast(Any, self.batch_sampler)):
+            if not source.current():
+                cast(EpochSampler, self.sampler).start = self.seen(done + count)
+                yield from self._from_pictures()
+                return
+            yield source.batch(keys)
 
     @property
     def continuable(self) -> bool:

@@ -139,8 +139,9 @@ class VisionTask(pl.LightningModule):
         return self
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Puts the pictures into the network's memory format."""
-        if self.channels_last and isinstance(batch, dict) and batch["image"].ndim == 4:
+        """Puts the pictures into the network's memory format; features that stand for them are as they must be."""
+        pictures = isinstance(batch, dict) and isinstance(batch["image"], Tensor)
+        if self.channels_last and pictures and batch["image"].ndim == 4:
             batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
         return batch
 
@@ -262,6 +263,8 @@ def without_padding(batch: Batch) -> Batch:
     kept = real.nonzero().flatten().tolist()
 
     def choose(value: Any) -> Any:
-        return value[real] if isinstance(value, Tensor) else [value[k] for k in kept]
+        if isinstance(value, Tensor):
+            return value[real]
+        return value.take(kept) if hasattr(value, "take") else [value[k] for k in kept]  # pictures not yet decoded
 
     return cast(Batch, {key: choose(value) for key, value in batch.items()})

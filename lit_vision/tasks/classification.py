@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning import Callback
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -12,6 +13,7 @@ from lit_vision.errors import UserError
 from lit_vision.losses.classification import smooth_binary_cross_entropy, soft_cross_entropy
 from lit_vision.metrics.classification import ClassificationMetrics, MultiLabelMetrics
 from lit_vision.networks.backbones import create_classifier, preprocessing_of
+from lit_vision.networks.head_split import HeadSplit
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.ops.mixing import Mixing
@@ -42,6 +44,9 @@ class TransferClassifier(VisionTask):
             `multi_label` the factor is on the loss of pictures that show the class.
         dropout: share of the last features left out in training; not every backbone has it.
         threshold: probability from which a class counts as present, with `multi_label`.
+        cache_features: while no stage of the backbone is open, compute its output once for each picture and train the
+            head from that; see docs/classification.md.
+        cache_views: augmented views of each picture that are computed, and then take turns.
         training: what all tasks share: optimizer, scheduler, lr_decay, freeze, ... see `VisionTask`.
     """
 
@@ -65,6 +70,8 @@ class TransferClassifier(VisionTask):
         class_weights: ClassWeights = None,
         dropout: float = 0.0,
         threshold: float = 0.5,
+        cache_features: bool = False,
+        cache_views: int = 4,
         **training: Any,
     ) -> None:
         super().__init__(class_names, **training)
@@ -79,6 +86,10 @@ class TransferClassifier(VisionTask):
         if len(self.preprocess.mean) != in_channels:
             raise UserError(f"model.mean has {len(self.preprocess.mean)} values, but in_channels is {in_channels}.")
         self.label_smoothing, self.threshold = label_smoothing, threshold
+        self.cache_features, self.cache_views = cache_features, cache_views
+        self.parts: HeadSplit | None = None  # body and head, where features of the body are kept
+        if cache_features:
+            self._check_cache(mixup > 0 or cutmix > 0)
         self.mixing, self.class_weights = Mixing(mixup, cutmix), class_weights
         # Follows from the data; no buffer, since an average pairs the buffers before the data are known.
         self.class_weight: Tensor | None = None
@@ -100,6 +111,22 @@ class TransferClassifier(VisionTask):
     def backbones(self) -> dict[str, nn.Module]:
         """The whole network; its classifier is in no stage and hence the head."""
         return {"network": self.network}
+
+    def _check_cache(self, mixes: bool) -> None:
+        if mixes:
+            raise UserError("model.cache_features cannot mix pictures: leave out model.mixup and model.cutmix, or it.")
+        if self.compiled:
+            raise UserError("model.cache_features and model.compile exclude each other: leave one of them out.")
+        if self.cache_views < 1:
+            raise UserError(f"model.cache_views is {self.cache_views}, but each picture has at least one view.")
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The cache of features, where it is asked for."""
+        if not self.cache_features:
+            return []
+        from lit_vision.callbacks.feature_cache import FeatureCache  # knows the tasks: a circle at the top of the file
+
+        return [FeatureCache(self.cache_views)]
 
     def _set_multi_label(self, multi_label: bool) -> None:
         self.multi_label = multi_label
@@ -139,12 +166,23 @@ class TransferClassifier(VisionTask):
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Loss of a batch, mixed first where that is asked for."""
-        images, targets = self.mixing(batch["image"], self._targets(batch["label"]))
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        loss = self.loss(self(images), targets)
-        self.log_loss("train", loss, len(images))
+        targets = self._targets(batch["label"])
+        if "features" in batch:
+            logits = self._logits(batch)
+        else:
+            images, targets = self.mixing(batch["image"], targets)
+            if self.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            logits = self(images)
+        loss = self.loss(logits, targets)
+        self.log_loss("train", loss, len(targets))
         return loss
+
+    def _logits(self, batch: ClassificationBatch) -> Tensor:
+        """Logits (B, K) of a batch of pictures, or of their features in the place of them."""
+        if "features" not in batch or self.parts is None:
+            return self(batch["image"])  # type: ignore[no-any-return]  # Lightning annotates no __call__
+        return self.parts.logits(batch["features"])
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of logits (B, K) against probabilities (B, K); binary for each class with `multi_label`."""
@@ -157,7 +195,7 @@ class TransferClassifier(VisionTask):
         return labels.float() if self.multi_label else F.one_hot(labels, self.num_classes).float()
 
     def _evaluate(self, batch: ClassificationBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
-        logits = self(batch["image"]).float()
+        logits = self._logits(batch).float()
         self.log_loss(stage, self.loss(logits, self._targets(batch["label"])), len(logits))
         probabilities = self._probabilities(logits)
         metrics.update(probabilities, batch["label"])

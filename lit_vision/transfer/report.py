@@ -20,7 +20,7 @@ MASKS = 500  # looked into, at most
 
 
 def counts_table(datamodule: Any) -> Table:
-    """Training pictures that show each class, the rarest first. Masks are looked into, those of 500 pictures at most."""
+    """Training pictures that show each class, the rarest first; of masks, 500 are looked into."""
     train = datamodule.index.indices("train")
     counts, looked = _counts(datamodule, train)
     of = "" if looked == len(train) else f", {looked} of them looked at"

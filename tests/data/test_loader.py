@@ -199,3 +199,29 @@ def test_the_second_sigterm_ends_a_worker() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+
+
+# --- another source ---------------------------------------------------------------------------------------------
+class Kept:
+    """Gives batches of its own, so many of them."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def current(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+    def batch(self, keys: Any) -> Any:
+        return [(-1, position) for _, position in keys]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 9])
+@pytest.mark.parametrize("done", [0, 2])
+def test_an_epoch_goes_on_from_pictures_at_the_next_batch(count: int, done: int) -> None:
+    plain, other = loader(done=done), loader(done=done, num_workers=1)
+    other.find_source = lambda: Kept(count)
+    wanted, given = list(plain), list(other)
+    assert [[p for _, p in batch] for batch in given] == [[p for _, p in batch] for batch in wanted]
+    assert len(given) == 5 - done
+    assert [batch[0][0] == -1 for batch in given] == [k < count for k in range(5 - done)]
