@@ -26,7 +26,7 @@ class Pictures(pl.Callback):
     - val_epoch_003.jpg: for images spread over the validation split, the truth and right of it the prediction. They
       are the same ones in every epoch, and with several processes of the part that rank 0 evaluates.
     - test.jpg, and val.jpg of `lit-vision validate`: likewise.
-    - confusion_val.png, confusion_test.png: for classifiers, of the newest validation and of the test.
+    - confusion_val.png, confusion_test.png: for classifiers, of the validation drawn last and of the test.
 
     Args:
         images: pictures drawn from each set.
@@ -103,7 +103,8 @@ class Pictures(pl.Callback):
         self._seen += len(outputs)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, name: str) -> None:
-        if trainer.sanity_checking or not _draws(trainer):
+        due = stage == "test" or self._is_due(trainer)  # drawing takes a second, epochs of a cached head take less
+        if trainer.sanity_checking or not _draws(trainer) or not due:
             return
         if self._drawn:
             _save(trainer, _folder(trainer) / f"{name}.jpg", grid(self._drawn), stage)

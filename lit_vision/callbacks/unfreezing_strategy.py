@@ -46,7 +46,7 @@ def recipe_of(strategy: Strategy, trainer: pl.Trainer, module: Any) -> Recipe:
     if strategy != "auto":
         return RECIPES[strategy]
     path = Path(trainer.default_root_dir) / FILE
-    found = _decided(path, trainer, module) if trainer.is_global_zero else None
+    found = _decided(path, trainer, module) if trainer.is_global_zero else {}
     told: dict[str, Any] = trainer.strategy.broadcast(found, src=0)
     return replace(Recipe(**told), at=tuple(told["at"]))
 

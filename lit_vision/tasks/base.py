@@ -129,7 +129,8 @@ class VisionTask(pl.LightningModule):
             self.held_norms += [f"{prefix}.{name}" for name in norms_of(backbone, names)]
         self.train(self.training)
         # Lightning warns of every module in evaluation mode; these are meant to be.
-        warnings.filterwarnings("ignore", rf"Found {len(self.held_norms)} module\(s\) in eval mode")
+        still = sum(1 for name in self.held_norms for _ in self.get_submodule(name).modules())
+        warnings.filterwarnings("ignore", rf"Found {still} module\(s\) in eval mode")
 
     def train(self, mode: bool = True) -> "VisionTask":
         """As usual, but the normalisation layers of frozen stages keep their statistics."""
