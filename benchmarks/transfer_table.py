@@ -1,6 +1,7 @@
 """Which transfer strategy? Each way to train on each pack, amount of data and seed, by one recipe.
 
     LIT_VISION_DATA=../shared/data python benchmarks/transfer_table.py --output table.jsonl [--part 0/2]
+    LIT_VISION_DATA=../shared/data python benchmarks/transfer_table.py --output table.jsonl --advice
     python benchmarks/transfer_table.py --output table.jsonl --show
 
 Each cell trains in a process of its own, on one thread, and is tested once, after its last step: nothing is chosen
@@ -32,6 +33,8 @@ from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
 from lit_vision.data import ClassificationDataModule
 from lit_vision.data.index import Index
 from lit_vision.tasks import TransferClassifier
+from lit_vision.transfer.advice import advise
+from lit_vision.transfer.similarity import measure
 
 PACKS = {"hymenoptera": "crop", "flowers5": "crop", "bloodcells": "stretch"}
 SIZES = {"hymenoptera": 160, "flowers5": 160, "bloodcells": 128}
@@ -39,6 +42,7 @@ AMOUNTS = ("all", "20 %", "5 a class")
 SEEDS = (0, 1, 2)
 BATCH = 32
 LEAST_EPOCHS, LEAST_STEPS = 12, 150
+ADVICE = "advice"
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,11 @@ def fewer(index: Index, amount: str, seed: int) -> Index:
     return index.with_splits(splits)
 
 
-def train(pack: str, amount: str, name: str, seed: int, data: Path) -> dict[str, Any]:
-    """Trains and tests one cell."""
-    row = ROWS[name]
-    pl.seed_everything(seed)
+def built(pack: str, amount: str, row: Row, seed: int, data: Path) -> tuple[TransferClassifier, Any]:
+    """Task and data of one cell."""
     settings: dict[str, Any] = {"image_size": SIZES[pack], "fit": PACKS[pack], "batch_size": BATCH, "num_workers": 0}
     module = ClassificationDataModule(str(data / f"cls_{pack}"), check=False, seed=seed, **settings)
     module.__dict__["index"] = fewer(module.index, amount, seed)
-    pictures = len(module.index.indices("train"))
-    steps = max(pictures // BATCH, 1)
-    epochs = max(LEAST_EPOCHS, -(-LEAST_STEPS // steps))
     task = TransferClassifier(
         module.class_names,
         backbone="mobilenetv1_100",
@@ -102,6 +101,17 @@ def train(pack: str, amount: str, name: str, seed: int, data: Path) -> dict[str,
         optimizer=lambda groups: AdamW(groups, lr=row.lr, weight_decay=0.05),
         lr_decay=row.lr_decay,
     )
+    return task, module
+
+
+def train(pack: str, amount: str, name: str, seed: int, data: Path) -> dict[str, Any]:
+    """Trains and tests one cell."""
+    row = ROWS[name]
+    pl.seed_everything(seed)
+    task, module = built(pack, amount, row, seed, data)
+    pictures = len(module.index.indices("train"))
+    steps = max(pictures // BATCH, 1)
+    epochs = max(LEAST_EPOCHS, -(-LEAST_STEPS // steps))
     callbacks: list[pl.Callback] = [StepSeeds(seed)]
     if row.at is not None:
         callbacks.append(ProgressiveUnfreezing(list(row.at), "fraction", max_stages=3, measure=False))
@@ -113,6 +123,17 @@ def train(pack: str, amount: str, name: str, seed: int, data: Path) -> dict[str,
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     where = {"pack": pack, "amount": amount, "row": name, "seed": seed, "pictures": pictures, "epochs": epochs}
     return {**where, "accuracy": accuracy, "seconds": seconds, "cpu_seconds": cpu, "gib": peak}
+
+
+def ask(pack: str, amount: str, name: str, seed: int, data: Path) -> dict[str, Any]:
+    """What the adviser, who sees the training pictures alone, says of one column and seed."""
+    start = time.process_time()
+    task, module = built(pack, amount, ROWS["head only"], seed, data)
+    found = measure(task, module, seed=seed)
+    advice = advise(len(module.index.indices("train")), BATCH, sum(p.numel() for p in task.parameters()), found)
+    row = next((name for name, row in ROWS.items() if row.at == advice.recipe.at), str(advice.recipe.at))
+    said = {"pack": pack, "amount": amount, "row": ADVICE, "seed": seed, "advised": row, "case": advice.case}
+    return {**said, "verdict": found.verdict, "cpu_seconds": time.process_time() - start}
 
 
 def quiet_trainer(**options: Any) -> pl.Trainer:
@@ -134,10 +155,11 @@ def work(cell: tuple[str, str, str, int], data: Path, output: Path) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     warnings.filterwarnings("ignore")
-    result = train(*cell, data)
+    result = (ask if cell[2] == ADVICE else train)(*cell, data)
     with output.open("a") as file:
         file.write(json.dumps(result) + "\n")
-    print(f"{cell}: {result['accuracy']:.3f} in {result['cpu_seconds']:.0f} s of CPU", flush=True)
+    said = result.get("advised") or f"{result['accuracy']:.3f}"
+    print(f"{cell}: {said} in {result['cpu_seconds']:.0f} s of CPU", flush=True)
 
 
 def done(output: Path) -> list[dict[str, Any]]:
@@ -145,17 +167,36 @@ def done(output: Path) -> list[dict[str, Any]]:
 
 
 def show(results: Sequence[dict[str, Any]]) -> None:
-    """Mean and range of the accuracy over seeds, CPU seconds and peak memory, a line for each row of each column."""
+    """Mean and range of the accuracy over seeds, CPU seconds and peak memory; then what was advised."""
+    trained = [r for r in results if r["row"] != ADVICE]
     for pack in PACKS:
         print(f"\n| {pack} | " + " | ".join(AMOUNTS) + " | CPU seconds (all, 20 %, 5) | GiB |\n|" + " --- |" * 6)
         for name in ROWS:
-            cells = [[r for r in results if (r["pack"], r["amount"], r["row"]) == (pack, a, name)] for a in AMOUNTS]
-            if not any(cells):
-                continue
-            words = [_accuracy([r["accuracy"] for r in cell]) for cell in cells]
-            seconds = ", ".join(f"{statistics.mean(r['cpu_seconds'] for r in c):.0f}" if c else "-" for c in cells)
-            peak = max(r["gib"] for cell in cells for r in cell)
-            print(f"| {name} | {' | '.join(words)} | {seconds} | {peak:.2f} |")
+            cells = [[r for r in trained if (r["pack"], r["amount"], r["row"]) == (pack, a, name)] for a in AMOUNTS]
+            if any(cells):
+                words = [_accuracy([r["accuracy"] for r in cell]) for cell in cells]
+                seconds = ", ".join(f"{statistics.mean(r['cpu_seconds'] for r in c):.0f}" if c else "-" for c in cells)
+                peak = max(r["gib"] for cell in cells for r in cell)
+                print(f"| {name} | {' | '.join(words)} | {seconds} | {peak:.2f} |")
+    print("\n| pack | data | best row | advised (seeds) | accuracy as advised | below the best |\n|" + " --- |" * 6)
+    for pack in PACKS:
+        for amount in AMOUNTS:
+            _judge(pack, amount, [r for r in results if (r["pack"], r["amount"]) == (pack, amount)])
+
+
+def _judge(pack: str, amount: str, column: Sequence[dict[str, Any]]) -> None:
+    """One line: the mean accuracy of what was advised, seed by seed, against that of the best row."""
+    values = {(r["row"], r["seed"]): r["accuracy"] for r in column if r["row"] != ADVICE}
+    advised = {r["seed"]: r["advised"] for r in column if r["row"] == ADVICE}
+    means = {row: statistics.mean(v for (name, _), v in values.items() if name == row) for row, _ in values}
+    if not advised or any((row, seed) not in values for seed, row in advised.items()):
+        return
+    best = max(means, key=lambda row: means[row])
+    own = statistics.mean(values[row, seed] for seed, row in advised.items())
+    said = ", ".join(
+        f"{row} ({', '.join(str(s) for s in advised if advised[s] == row)})" for row in {*advised.values()}
+    )
+    print(f"| {pack} | {amount} | {best} {means[best]:.3f} | {said} | {own:.3f} | {100 * (means[best] - own):.1f} |")
 
 
 def _accuracy(values: Sequence[float]) -> str:
@@ -172,13 +213,15 @@ def main() -> None:
         "--only", nargs="*", default=[], help="words that a cell must hold, such as flowers5 'head only'"
     )
     parser.add_argument("--show", action="store_true")
+    parser.add_argument("--advice", action="store_true", help="ask the adviser about every column instead of training")
     options = parser.parse_args()
     if options.show:
         show(done(options.output))
         return
     part, parts = map(int, options.part.split("/"))
     data = Path(os.environ["LIT_VISION_DATA"]).resolve()
-    cells = [(p, a, row, seed) for seed in SEEDS for a in reversed(AMOUNTS) for p in PACKS for row in ROWS]
+    rows = [ADVICE] if options.advice else list(ROWS)
+    cells = [(p, a, row, seed) for seed in SEEDS for a in reversed(AMOUNTS) for p in PACKS for row in rows]
     cells = [cell for cell in cells if all(any(word == str(value) for value in cell) for word in options.only)]
     held = {(r["pack"], r["amount"], r["row"], r["seed"]) for r in done(options.output)}
     fork = multiprocessing.get_context("fork")
