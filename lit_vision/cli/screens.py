@@ -9,6 +9,7 @@ lit-vision: train, test and use networks that classify, segment, separate and de
   lit-vision test     -c FILE [--ckpt_path best|last|FILE]         metrics on the test split
   lit-vision predict  -c FILE [--ckpt_path best|last|FILE]         predictions on the data module's test pictures
   lit-vision predict  --ckpt_path FILE --images FILE|FOLDER|GLOB --output DIR
+  lit-vision compare  RUN RUN ... [--metric NAME]                  is a run better than another, or was it luck?
   lit-vision rehearse -c FILE                                      your run on two processes, killed and resumed
   lit-vision convert  SOURCE --to coco|voc|yolo --output DIR       one data format into another
   lit-vision quickstart [--output DIR]                             all four tasks on drawn pictures, in minutes
