@@ -174,7 +174,7 @@ def _matched(
     there = np.argsort(truth, kind="stable")
     starts = np.flatnonzero(np.diff(predicted, prepend=-1))
     chosen, outcomes = [np.zeros(0, np.int64)], [np.zeros((0, len(IOUS)), np.int8)]
-    for start, end in zip(starts, [*starts[1:], len(predicted)], strict=True):
+    for start, end in zip(starts, np.append(starts, len(predicted))[1:], strict=True):
         own = order[start : min(end, start + limit)]
         low, high = np.searchsorted(truth[there], [predicted[start], predicted[start] + 1])
         objects = there[low:high]

@@ -165,6 +165,35 @@ def equal(one: Arrays, other: Arrays) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one if name != "index")
 
 
+@pytest.mark.parametrize(("objects", "predictions", "expected"), [(3, 0, 0.0), (0, 2, np.nan), (0, 0, np.nan)])
+def test_pictures_without_predictions_or_objects(objects: int, predictions: int, expected: float) -> None:
+    metric = MeanAveragePrecision(NAMES)
+    boxes = torch.tensor([[0.0, 0, 9, 9]]).repeat(3, 1)
+    found: Any = {"boxes": boxes[:predictions], "labels": torch.zeros(predictions), "scores": torch.ones(predictions)}
+    metric.update(torch.tensor([5]), [found], [boxes[:objects]], [torch.zeros(objects, dtype=torch.int64)])
+    arrays = metric.per_image()
+    assert pictures(arrays) == 1
+    assert weighted("detection", "map", arrays, NAMES)(np.ones((2, 1))).tolist() == pytest.approx(
+        [expected] * 2, nan_ok=True
+    )
+    instances = InstanceMetrics(len(NAMES))
+    maps = [torch.zeros(8, 8, dtype=torch.int32) for _ in range(2)]
+    for number, count in enumerate((predictions, objects)):
+        maps[number].view(-1)[:count] = torch.arange(1, count + 1, dtype=torch.int32)
+    kinds = [torch.zeros(count, dtype=torch.int64) for count in (predictions, objects)]
+    instances.update(5, maps[0], kinds[0], torch.ones(predictions), maps[1], kinds[1])
+    whole = weighted("instances", "ap", instances.per_image(), NAMES)(np.ones((1, 1)))
+    assert whole.tolist() == [0.0] == [float(instances.compute()["ap"])]
+
+
+def test_a_process_without_pictures_has_nothing_to_add(kind: str) -> None:
+    """As rank 1 may be: its part is empty, and joins."""
+    whole, nothing = given(kind, [1, 2, 3]).per_image(), given(kind, []).per_image()
+    assert pictures(nothing) == 0
+    assert equal(joined([whole, nothing]), whole)
+    assert {name: values.dtype for name, values in nothing.items()} == {n: v.dtype for n, v in whole.items()}
+
+
 def test_metrics_start_anew_and_keep_nothing_unasked() -> None:
     for make, update in (
         (lambda: ClassificationMetrics(NAMES), classified),
