@@ -27,7 +27,7 @@ def main(
     found = compare(collected(groups, split), metric, resamples, level, seed)
     console = Console()
     console.print(table_of(found))
-    for line in sentences(found, split):
+    for line in sentences(found):
         console.print(line, highlight=False)
     if output is not None:
         console.print(f"written: {write(found, split, output)}", soft_wrap=True)
@@ -63,7 +63,7 @@ def _ends(one: Measured, sign: str = "") -> str:
     return f"{one.low:{sign}.4f} .. {one.high:{sign}.4f}"
 
 
-def sentences(found: Comparison, split: str) -> list[str]:
+def sentences(found: Comparison) -> list[str]:
     """What the numbers say, and what else to know."""
     lines = []
     limit = 1 - found.level
@@ -72,8 +72,10 @@ def sentences(found: Comparison, split: str) -> list[str]:
         worse = (one.value < 0) != (found.metric in LOWER_IS_BETTER)
         told = f"{'worse' if worse else 'better'} than the baseline" if p <= limit else "not told from luck"
         lines.append(f"{group.name}: {told} (p = {p:.4f})")
-    if split == "val":
-        lines.append("validation split: best checkpoints were chosen on it, which flatters every run; prefer the test")
+    if any("val" in str(fact) for group in found.groups for fact in group.facts("split")):
+        lines.append(
+            "validation split: best checkpoints were chosen on it, which flatters every run; prefer a test split"
+        )
     if any(one.spread is not None for one in found.values):
         lines.append("groups: their runs are averaged; intervals are of the luck with pictures, not with seeds")
     return lines + list(found.notes)

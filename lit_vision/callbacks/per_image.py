@@ -11,6 +11,7 @@ from lit_vision.data.base import VisionDataModule
 from lit_vision.data.fingerprint import fingerprints
 from lit_vision.metrics.per_image import Arrays, chosen, joined
 from lit_vision.runs.evidence import NAME, Evidence
+from lit_vision.types import SPLITS
 
 STAGES = {"test": "test", "validate": "val"}  # commands that leave something, and the metrics that they use
 
@@ -100,7 +101,12 @@ def _evidence(trainer: pl.Trainer, pl_module: pl.LightningModule, arrays: Arrays
     """Every picture once, in the data set's order."""
     data, task = cast(VisionDataModule, cast(Any, trainer).datamodule), cast(Any, pl_module)
     index, first = np.unique(arrays["index"], return_index=True)
-    facts = {"checkpoint": str(trainer.ckpt_path or ""), "image_size": list(data.image_size), "fit": data.fit}
+    splits = [SPLITS[split] for split in np.unique(data.index.splits[index]).tolist() if split >= 0]
+    facts = {
+        "checkpoint": str(trainer.ckpt_path or ""),
+        "image_size": list(data.image_size),
+        "split": "+".join(splits),  # a test without a test split sees the validation split
+    }
     return Evidence(
         kind="multi_label" if "targets" in arrays else data.task,
         metric=task.monitor.partition("/")[2],

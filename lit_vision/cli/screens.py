@@ -69,6 +69,7 @@ Most used:
   --trainer.callbacks+=NAME       one more callback, such as EarlyStopping; --trainer.callbacks.monitor val/loss
   --seed_everything 0             same seed, same run
   --resume auto|FOLDER            fit goes on with the newest run of the experiment, or with this run
+  --folds 5                       fit trains five folds in turn; mean and interval: docs/comparing.md
   --ckpt_path best|last|FILE      of the newest run of the experiment; validate and test read it
   --wandb off|offline|online      default: online where there is an API key, else offline
   --runs DIR, --experiment NAME   where the run folder lies: runs/<experiment>/<time>-<id>/
