@@ -73,11 +73,11 @@ def sentences(found: Comparison) -> list[str]:
         told = f"{'worse' if worse else 'better'} than the baseline" if p <= limit else "not told from luck"
         lines.append(f"{group.name}: {told} (p = {p:.4f})")
     if any("val" in str(fact) for group in found.groups for fact in group.facts("split")):
-        lines.append(
-            "validation split: best checkpoints were chosen on it, which flatters every run; prefer a test split"
-        )
+        lines.append("validation split: best checkpoints were chosen on it, which flatters every run")
     if any(one.spread is not None for one in found.values):
-        lines.append("groups: their runs are averaged; intervals are of the luck with pictures, not with seeds")
+        lines.append("runs of a group are averaged; intervals and p are of the luck with pictures, not with seeds")
+    else:
+        lines.append("p is of the luck with pictures; another seed is other luck: give several, joined by commas")
     return lines + list(found.notes)
 
 

@@ -70,7 +70,7 @@ def _run(launcher: Launcher, folds: Folds, fold: Fold, reported: str) -> None:
     count, path = len(folds.runs), folds.run_dir(fold.fold)
     group = os.environ.get("WANDB_RUN_GROUP", f"{folds.experiment}-{folds.folder.name}")
     if not fold.trained:
-        rank_zero_info(f"fold {fold.fold} of 0 to {count - 1}: {path}")
+        rank_zero_info(f"fold {fold.fold} ({fold.fold + 1} of {count}): {path}")
         words = [*folds.words, "--experiment", folds.experiment, "--run_dir", str(path), "--resume", "auto"]
         words += ["--data.folds", str(count), "--data.fold", str(fold.fold)]
         started = time.monotonic()

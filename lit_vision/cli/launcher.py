@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
+PROGRAM = (sys.executable, "-m", "lit_vision")
 SIGTERM_CODE = 128 + signal.SIGTERM
 PATIENCE = 30.0  # seconds that a command has after Ctrl-C, which its terminal has sent to it as well
 
@@ -51,20 +52,22 @@ class Launcher:
         Raises:
             SystemExit: there was a SIGTERM; with code 143.
         """
-        if not self.stopped:
-            command = [sys.executable, "-m", "lit_vision", *words]
-            self._process = subprocess.Popen(command, env={**os.environ, **environment})
-        if self.stopped and self._process is not None:
-            self._process.terminate()  # it came while the process was started
-        code = self._wait()
-        if self.stopped:
-            raise SystemExit(SIGTERM_CODE)
+        self._end_if_stopped()
+        self._process = subprocess.Popen([*PROGRAM, *words], env={**os.environ, **environment})
+        try:
+            if self.stopped:
+                self._process.terminate()  # it came while the process was started
+            code = self._wait(self._process)
+        finally:
+            self._process = None
+        self._end_if_stopped()
         return code
 
-    def _wait(self) -> int:
-        process, self._process = self._process, self._process
-        if process is None:
-            return SIGTERM_CODE
+    def _end_if_stopped(self) -> None:
+        if self.stopped:
+            raise SystemExit(SIGTERM_CODE)
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
@@ -74,5 +77,3 @@ class Launcher:
                 process.terminate()
                 process.wait()
             raise
-        finally:
-            self._process = None
