@@ -67,7 +67,10 @@ WRONG = [
     ("compare run run --seed -1", "lit-vision compare: --seed is -1, but must be 0 or more"),
     ("compare run run --output m18.yaml", "lit-vision compare: --output m18.yaml is a file, but must be a folder"),
     ("compare run run --spilt val", "lit-vision compare: unrecognized arguments: --spilt val; did you mean '--split'?"),
-    ("compare run run --split vla", "lit-vision compare: --split is vla, but must be one of test, val"),
+    (
+        "compare run run --split vla",
+        "lit-vision compare: --split is vla, but must be one of test, val; did you mean 'val'?",
+    ),
     ("fit -c m18.yaml --folds 1", "--folds is 1, but there must be 2 or more, such as 5"),
     ("fit --folds 5", "fit --folds needs an experiment: lit-vision fit -c experiments/<task>/<name>.yaml --folds 5"),
     (
