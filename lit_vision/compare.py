@@ -15,7 +15,8 @@ from lit_vision.runs.evidence import Evidence
 
 RESAMPLES = 10_000
 RANKED = 2_000  # of average precisions, which take a hundred times as long as a mean
-FEW = 50  # pictures; with fewer, intervals are known to be too narrow
+# Pictures; from fewer, intervals were measured to be too narrow: 95 % of average precisions from 60 cover 86 to 90 %.
+FEW, FEW_RANKED = 50, 200
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def compare(
     first = groups[0].seen[0]
     name = metric or first.metric
     metrics = [[_metric([one], name) for one in group.seen] for group in groups]
-    count = resamples or (RANKED if _is_ranked(first.kind, name) else RESAMPLES)
+    ranked = _is_ranked(first.kind, name)
+    count = resamples or (RANKED if ranked else RESAMPLES)
     each = [[float(one(np.ones((1, len(first))))[0]) for one in own] for own in metrics]
     if np.isnan(np.concatenate(each)).any():
         raise UserError(f"{name} is not defined on these pictures: they have nothing that it measures")
@@ -115,7 +117,7 @@ def compare(
         apart, ends = value.value - values[0].value, bootstrap.interval(found - sampled[0], level)
         p, method = _p_value(groups[0], group, name, apart, found - sampled[0], seed)
         differences.append(Measured(apart, *ends, p=p, method=method))
-    notes = _notes(groups, count, resamples, sampled)
+    notes = _notes(groups, count, resamples, sampled, FEW_RANKED if ranked else FEW)
     return Comparison(name, len(first), count, level, seed, groups, values, _corrected(differences), notes)
 
 
@@ -148,12 +150,12 @@ def _corrected(found: Sequence[Measured]) -> list[Measured]:
 
 
 # --- what else to know ------------------------------------------------------------------------------------------
-def _notes(groups: Sequence[Group], count: int, asked: int | None, sampled: Weights) -> list[str]:
+def _notes(groups: Sequence[Group], count: int, asked: int | None, sampled: Weights, enough: int) -> list[str]:
     seen = [one for group in groups for one in group.seen]
     notes = []
     if asked is None and count != RESAMPLES:
         notes.append(f"{count} resamples instead of {RESAMPLES}: average precision takes long; --resamples changes it")
-    if len(seen[0]) < FEW:
+    if len(seen[0]) < enough:
         notes.append(f"only {len(seen[0])} pictures: intervals from so few are too narrow")
     undefined = int(np.isnan(sampled).any(0).sum())
     if undefined:

@@ -161,6 +161,29 @@ def test_notes() -> None:
     assert compare([group("A", A), group("B", B)], resamples=200).notes == []
 
 
+def test_average_precision_takes_fewer_resamples_and_needs_more_pictures() -> None:
+    objects = {name: np.arange(PICTURES) for name in ("index", "prediction/picture", "object/picture")}
+    objects |= {name: np.arange(PICTURES) % 2 for name in ("prediction/label", "object/label")}
+    objects |= {"prediction/score": np.linspace(1, 0, PICTURES, dtype=np.float32)}
+    seen = [
+        evidence(
+            [],
+            kind="detection",
+            metric="map",
+            arrays={**objects, "prediction/outcome": np.repeat(np.arange(PICTURES) % 3 < k, 10).reshape(-1, 10)},
+        )
+        for k in (1, 2)
+    ]
+    found = compare([group("A", seen[0]), group("B", seen[1])])
+    assert found.resamples == 2000
+    assert found.notes == [
+        "2000 resamples instead of 10000: average precision takes long; --resamples changes it",
+        "only 120 pictures: intervals from so few are too narrow",
+    ]
+    assert found.differences[0].p == pytest.approx(1 / 2001)
+    assert compare([group("A", seen[0]), group("B", seen[1])], resamples=200).notes == found.notes[1:]
+
+
 def test_sentences_say_which_is_told_from_luck() -> None:
     found = compare([group("A", A), group("B", B), group("C", C)], resamples=2000)
     assert sentences(found)[0].startswith("B: better than the baseline (p = 0.00")
