@@ -111,7 +111,11 @@ def _is_of(told: Path, which: str) -> bool:
     if not told.is_file():
         return False
     checkpoint = Path(json.loads(told.read_text())["checkpoint"] or "")
-    return checkpoint.name == f"{which}.ckpt" and checkpoint.stat().st_mtime <= told.stat().st_mtime
+    return (
+        checkpoint.name == f"{which}.ckpt"
+        and checkpoint.is_file()
+        and checkpoint.stat().st_mtime <= told.stat().st_mtime
+    )
 
 
 def _same(path: Path) -> bool:

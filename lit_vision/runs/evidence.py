@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,7 +76,7 @@ def read(path: Path) -> Evidence:
             header = json.loads(str(file["header"]))
             arrays = {name.removeprefix("of/"): file[name] for name in file.files if name.startswith("of/")}
             files, labels = [str(name) for name in file["files"]], file["labels"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is damaged: delete it, and the run is tested again") from error
     if header["version"] > VERSION:
         raise UserError(f"{path} was written by a later version of lit_vision: delete it, and the run is tested again")
