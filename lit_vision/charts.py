@@ -1,4 +1,4 @@
-"""Charts as RGB pictures: confusion matrices, curves, the timeline of unfreezing. matplotlib is imported late."""
+"""Charts as RGB pictures: confusion matrices, curves, intervals, unfreezing over time. matplotlib is imported late."""
 
 import math
 import textwrap
@@ -62,6 +62,29 @@ def curves(
     axes.grid(alpha=0.3)
     if series:
         axes.legend(frameon=False)
+    return _pixels(figure)
+
+
+def intervals(panels: Mapping[str, Sequence[tuple[str, float, float, float]]]) -> UInt8Array:
+    """A forest plot: values with their intervals, a line each, one panel over the other.
+
+    Args:
+        panels: title -> (name, value, low, high) from top to bottom; one whose title begins with "difference" gets a
+            line at 0.
+    """
+    rows = [len(lines) for lines in panels.values()]
+    figure = _figure(8, 1.0 * len(panels) + 0.4 * sum(rows))
+    for axes, (title, lines) in zip(
+        figure.subplots(len(panels), 1, squeeze=False, height_ratios=rows)[:, 0], panels.items(), strict=True
+    ):
+        for y, (_, value, low, high) in enumerate(lines):
+            axes.plot([low, high], [y, y], color="C0", linewidth=2)
+            axes.plot(value, y, "o", color="C0")
+        axes.set_yticks(range(len(lines)), [textwrap.shorten(name, 60) for name, *_ in lines], parse_math=False)
+        axes.set(ylim=(len(lines) - 0.5, -0.5), xlabel=title)
+        axes.grid(axis="x", alpha=0.3)
+        if title.startswith("difference"):
+            axes.axvline(0, color="0.4", linewidth=1)
     return _pixels(figure)
 
 

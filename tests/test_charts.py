@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lit_vision.charts import open_spans, steps_per_epoch, unfreezing_timeline
+from lit_vision.charts import intervals, open_spans, steps_per_epoch, unfreezing_timeline
 from lit_vision.types import UInt8Array
 
 BLUE, ORANGE, GREY, RED = (31, 119, 180), (255, 127, 14), (115, 115, 115), (214, 39, 40)
@@ -88,3 +88,12 @@ def test_every_lane_has_the_same_height(tmp_path: Path, stages: int) -> None:
 )
 def test_little_to_show(tmp_path: Path, history: list[dict[str, Any]]) -> None:
     assert drawn(tmp_path / "little.png", history, 2, total=-1).shape[2] == 3
+
+
+def test_intervals_are_lines_from_end_to_end() -> None:
+    """A wide interval has more blue pixels in its row than a narrow one."""
+    picture = intervals({"accuracy": [("wide", 0.5, 0.1, 0.9), ("narrow", 0.5, 0.45, 0.55)]})
+    blue = (picture[..., 2].astype(int) - picture[..., 0]) > 100
+    rows = blue.sum(1)
+    upper, lower = rows[: len(rows) // 2].max(), rows[len(rows) // 2 :].max()
+    assert upper > 4 * lower > 0

@@ -58,6 +58,21 @@ WRONG = [
         "predict --images a.jpg --ckpt_path no.ckpt --output out",
         "checkpoint not found: no.ckpt (--ckpt_path takes best, last or a file)",
     ),
+    ("compare", "lit-vision compare: the following arguments are required: RUN"),
+    ("compare nowhere there", "no run folder nowhere: give runs/<experiment>/<run>, several seeds joined by commas"),
+    ("compare . .", ". is no run folder: it has no config.yaml; give runs/<experiment>/<run>"),
+    ("compare run", "lit-vision compare needs two runs or more: lit-vision compare runs/<experiment>/<run> ..."),
+    ("compare run run --level 95", "lit-vision compare: --level is 95.0, but must be between 0 and 1, such as 0.95"),
+    ("compare run run --resamples 9", "lit-vision compare: --resamples is 9, but must be 100 or more"),
+    ("compare run run --seed -1", "lit-vision compare: --seed is -1, but must be 0 or more"),
+    ("compare run run --output m18.yaml", "lit-vision compare: --output m18.yaml is a file, but must be a folder"),
+    ("compare run run --spilt val", "lit-vision compare: unrecognized arguments: --spilt val; did you mean '--split'?"),
+    (
+        "compare run run --split vla",
+        "lit-vision compare: --split is vla, but must be one of test, val; did you mean 'val'?",
+    ),
+    ("fit -c m18.yaml --folds 1", "--folds is 1, but there must be 2 or more, such as 5"),
+    ("fit --folds 5", "fit --folds needs an experiment: lit-vision fit -c experiments/<task>/<name>.yaml --folds 5"),
     (
         "predict --images a.jpg --output out",
         "lit-vision predict: the following arguments are required: --ckpt_path",
@@ -72,6 +87,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("syntax.yaml").write_text("model: Toy\ndata:\n  class_path: a: b\n")
     Path("key.yaml").write_text("data: ToyData\nmodle: Toy\n")
     Path("twice.yaml").write_text("model:\n  init_args: {lr: 1,\n    lr: 2}\n")
+    Path("run").mkdir()
+    Path("run/config.yaml").touch()
     Path("list.yaml").write_text("- model\n")
     Path("picture.yaml").write_bytes(b"\x89PNG\xff\xfe")
     return tmp_path
@@ -85,7 +102,16 @@ def test_error_is_one_sentence(line: str, sentence: str, files: Path, capsys: py
 
 
 def test_nothing_of_this_imports_torch(files: Path) -> None:
-    lines = [*(line for line, _ in WRONG), "--help", "help", "version", "--version", "fit --help", "predict -h"]
+    lines = [
+        *(line for line, _ in WRONG),
+        "--help",
+        "help",
+        "version",
+        "--version",
+        "fit --help",
+        "predict -h",
+        "compare -h",
+    ]
     lines += [f"completion {shell}" for shell in completion.SHELLS]
     code = (
         "import sys\nfrom lit_vision.__main__ import main\n"

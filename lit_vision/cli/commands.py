@@ -10,6 +10,7 @@ from pathlib import Path
 from lit_vision import __version__
 from lit_vision.cli.advise_command import advise
 from lit_vision.cli.arguments import Arguments
+from lit_vision.cli.compare_command import compare
 from lit_vision.cli.names import READER_OPTIONS, TRAINING
 from lit_vision.cli.training_commands import rehearse, training
 from lit_vision.errors import UserError
@@ -94,6 +95,7 @@ def version(words: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     **{command: training(command) for command in TRAINING},
     "advise": advise,
+    "compare": compare,
     "convert": convert,
     "rehearse": rehearse,
     "quickstart": quickstart,

@@ -10,6 +10,7 @@ lit-vision: train, test and use networks that classify, segment, separate and de
   lit-vision predict  -c FILE [--ckpt_path best|last|FILE]         predictions on the data module's test pictures
   lit-vision predict  --ckpt_path FILE --images FILE|FOLDER|GLOB --output DIR
   lit-vision advise   -c FILE                                      which layers to train on your data, and why
+  lit-vision compare  RUN RUN ... [--metric NAME]                  is a run better than another, or was it luck?
   lit-vision rehearse -c FILE                                      your run on two processes, killed and resumed
   lit-vision convert  SOURCE --to coco|voc|yolo --output DIR       one data format into another
   lit-vision quickstart [--output DIR]                             all four tasks on drawn pictures, in minutes
@@ -87,6 +88,7 @@ Most used:
   --trainer.callbacks+=NAME       one more callback, such as EarlyStopping; --trainer.callbacks.monitor val/loss
   --seed_everything 0             same seed, same run
   --resume auto|FOLDER            fit goes on with the newest run of the experiment, or with this run
+  --folds 5                       fit trains five folds in turn; mean and interval: docs/comparing.md
   --ckpt_path best|last|FILE      of the newest run of the experiment; validate and test read it
   --wandb off|offline|online      default: online where there is an API key, else offline
   --runs DIR, --experiment NAME   where the run folder lies: runs/<experiment>/<time>-<id>/

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lit_vision.cli import experiment_files, screens
+from lit_vision.cli import experiment_files, folds_command, screens
 from lit_vision.cli.arguments import Arguments
 from lit_vision.cli.names import KEYS, nearest
 from lit_vision.errors import UserError
 from lit_vision.runs import folder as run_folder
 
-LEADING = (*KEYS, "config", "print_config", "help", "help-all")
+LEADING = (*KEYS, "folds", "config", "print_config", "help", "help-all")
 
 
 def training(command: str) -> Callable[[list[str]], int]:
@@ -22,6 +22,8 @@ def training(command: str) -> Callable[[list[str]], int]:
             return 0
         if command == "predict" and any(word.partition("=")[0] == "--images" for word in words):
             return _predict_pictures(words)
+        if folds_command.asks(command, words):
+            return folds_command.fit_folds(words, checked)
         words = checked(command, words)
         from lit_vision.cli import vision_cli as cli
 

@@ -280,7 +280,7 @@ class VisionCLI(LightningCLI):
         if self.trainer.is_global_zero:
             path = self.folder.path / str(self.subcommand) / "metrics.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            facts = {"checkpoint": self.options.ckpt_path, "metrics": self.metrics}
+            facts = {"checkpoint": self.options.ckpt_path, "monitor": self.model.monitor, "metrics": self.metrics}
             path.write_text(json.dumps(facts, indent=1) + "\n")
             rank_zero_info(f"metrics: {path}")
 

@@ -52,6 +52,8 @@ def split(
         index = _by_files(index, files)
     elif folds is not None and fold is not None:
         pool = np.flatnonzero(index.splits != TEST)
+        if stratify:
+            _check_rarest(index, pool, folds)
         parts = _deal(index, pool, [1 / folds] * folds, _groups(index, group), stratify, seed)
         index = _assign(index, pool, np.where(parts == fold, VAL, TRAIN))
     elif val_fraction or test_fraction:
@@ -144,6 +146,20 @@ def _rarest(index: Index, pool: Int64Array) -> Int64Array:
     spans = (index.labels[index.span(i)] for i in pool.tolist())
     places = (int(rank[labels].min()) if len(labels) else len(counts) for labels in spans)
     return np.fromiter(places, np.int64, len(pool))
+
+
+def _check_rarest(index: Index, pool: Int64Array, folds: int) -> None:
+    """Every fold has to show every class."""
+    images = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    pairs = np.unique(np.stack([images, index.labels], 1)[np.isin(images, pool)], axis=0)
+    counts = np.bincount(pairs[:, 1], minlength=len(index.class_names))
+    fewest = min((int(count), k) for k, count in enumerate(counts) if count) if counts.any() else (folds, 0)
+    if fewest[0] < folds:
+        name = index.class_names[fewest[1]]
+        raise UserError(
+            f"folds is {folds}, but class {name} has {fewest[0]} images in {index.root}: "
+            "take fewer folds, or set data.stratify to false to have folds without it."
+        )
 
 
 def _deal(

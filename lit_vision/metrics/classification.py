@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multilabel_average_precision
 from torchmetrics.utilities import dim_zero_cat
+
+from lit_vision.metrics.per_image import Arrays
 
 MOST_NAMED = 100  # classes; with more, a column of the log for each would drown the rest, and `confusion` has them
 
@@ -23,6 +26,7 @@ class ClassificationMetrics(Metric):
 
     Attributes:
         confusion: (K, K) int64 of the last `compute()`, rows = truth, columns = prediction; None before.
+        keeps_images: set before the first update, for `per_image`.
     """
 
     full_state_update = False
@@ -36,13 +40,29 @@ class ClassificationMetrics(Metric):
         self.add_state("counts", torch.zeros(k, k, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("in_top5", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.confusion: Tensor | None = None
+        self.keeps_images = False
+        self._kept: list[Tensor] = []
+
+    def reset(self) -> None:
+        """Forgets all pictures."""
+        super().reset()
+        self._kept = []
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         """Adds scores (B, K), logits or probabilities, and labels (B,) int64."""
         k = len(self.class_names)
-        self.counts += torch.bincount(labels * k + scores.argmax(1), minlength=k * k).view(k, k)
+        guesses = scores.argmax(1)
+        self.counts += torch.bincount(labels * k + guesses, minlength=k * k).view(k, k)
+        in_top5 = (scores.topk(min(5, k), dim=1).indices == labels[:, None]).any(1)
         if k > 5:
-            self.in_top5 += (scores.topk(5, dim=1).indices == labels[:, None]).sum()
+            self.in_top5 += in_top5.sum()
+        if self.keeps_images:
+            self._kept.append(torch.stack([labels, guesses, in_top5.long()], 1).cpu())
+
+    def per_image(self) -> Arrays:
+        """What this process has seen, in order: truth, guess (N,) int32 and top5 (N,) bool."""
+        rows = torch.cat([torch.zeros(0, 3, dtype=torch.int64), *self._kept]).numpy()
+        return {"truth": rows[:, 0].astype(np.int32), "guess": rows[:, 1].astype(np.int32), "top5": rows[:, 2] > 0}
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars by name, NaN-free; empty where no picture was counted."""
@@ -93,6 +113,17 @@ class MultiLabelMetrics(Metric):
         assert isinstance(self.targets, list)
         self.probabilities.append(probabilities.detach().float())
         self.targets.append(targets.long())
+
+    def per_image(self) -> Arrays:
+        """What this process has seen, in order: probabilities (N, K) float32, targets (N, K) bool."""
+        parts = [list(part) for part in (self.probabilities, self.targets)]  # as before any gathering
+        empty = torch.zeros(0, len(self.class_names))
+        probabilities, targets = (torch.cat([empty, *(one.cpu().float() for one in part)]).numpy() for part in parts)
+        return {
+            "probabilities": probabilities,
+            "targets": targets > 0,
+            "threshold": np.full(len(targets), self.threshold),
+        }
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars by name, NaN-free; empty where no picture was counted."""

@@ -10,7 +10,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_vision.types import DetectionPrediction
+from lit_vision.metrics.per_image import Arrays
+from lit_vision.ops.matching import THRESHOLDS as IOUS
+from lit_vision.ops.matching import match_boxes
+from lit_vision.types import DetectionPrediction, Int64Array
 
 SIZES = ("all", "small", "medium", "large")  # COCO's: the last three divide at areas of 32 x 32 and 96 x 96 pixels
 ABSENT = -1.0  # COCO's mark for a mean over nothing
@@ -103,6 +106,35 @@ class MeanAveragePrecision(Metric):
         for name, (_, dtype) in STATES.items():
             getattr(self, name).append(columns[name].detach().to(self.device, dtype))
 
+    def per_image(self) -> Arrays:
+        """What this process has seen, image by image in the order of their indices, matched as COCO does.
+
+        Returns:
+            index: (N,) the images' positions in the data set.
+            prediction/picture, /label, /score: (P,), those that count, the best of a picture and class first.
+            prediction/outcome: (P, 10) MISSED, MATCHED or IGNORED at each IoU, for objects of all sizes.
+            object/picture, object/label: (T,), without crowds.
+        """
+        parts = {name: [one.cpu() for one in getattr(self, name)] for name in STATES}
+        arrays = _once({name: torch.cat(part).numpy() for name, part in parts.items()})
+        index = np.unique(arrays["image"])
+        places = {kind: np.searchsorted(index, arrays[f"{kind}_image"]) for kind in ("predicted", "truth")}
+        # By picture, then class, then falling score.
+        keys = (-arrays["predicted_scores"], arrays["predicted_labels"], places["predicted"])
+        order = np.lexsort(keys)
+        chosen, outcomes = _matched(arrays, places, order, self.max_detections)
+        there = np.lexsort((places["truth"],))
+        there = there[~arrays["truth_crowd"][there]]
+        return {
+            "index": index,
+            "prediction/picture": places["predicted"][chosen],
+            "prediction/label": arrays["predicted_labels"][chosen].astype(np.int32),
+            "prediction/score": arrays["predicted_scores"][chosen],
+            "prediction/outcome": outcomes,
+            "object/picture": places["truth"][there],
+            "object/label": arrays["truth_labels"][there].astype(np.int32),
+        }
+
     def compute(self) -> dict[str, Tensor]:
         """The values by name; see the class."""
         state = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in STATES}
@@ -114,9 +146,6 @@ class MeanAveragePrecision(Metric):
         always = ("map", *THRESHOLDS)
         kept = {name: value for name, value in values.items() if name in always or value != ABSENT}
         return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in kept.items()}
-
-
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 def _once(state: Arrays) -> Arrays:
@@ -133,6 +162,26 @@ def _once(state: Arrays) -> Arrays:
             if name.startswith(kind) and not name.endswith("count"):
                 chosen[name] = state[name][rows]
     return chosen
+
+
+def _matched(
+    arrays: Arrays, places: Mapping[str, Int64Array], order: Int64Array, limit: int
+) -> tuple[Int64Array, npt.NDArray[np.int8]]:
+    """Rows of the predictions that count, and what became of each at the ten IoUs; `order` is by picture and class."""
+    classes = int(max(arrays["predicted_labels"].max(initial=0), arrays["truth_labels"].max(initial=0))) + 1
+    predicted = (places["predicted"] * classes + arrays["predicted_labels"])[order]
+    truth = places["truth"] * classes + arrays["truth_labels"]
+    there = np.argsort(truth, kind="stable")
+    starts = np.flatnonzero(np.diff(predicted, prepend=-1))
+    chosen, outcomes = [np.zeros(0, np.int64)], [np.zeros((0, len(IOUS)), np.int8)]
+    for start, end in zip(starts, np.append(starts, len(predicted))[1:], strict=True):
+        own = order[start : min(end, start + limit)]
+        low, high = np.searchsorted(truth[there], [predicted[start], predicted[start] + 1])
+        objects = there[low:high]
+        boxes = (arrays["predicted_boxes"][own], arrays["truth_boxes"][objects])
+        chosen.append(own)
+        outcomes.append(match_boxes(*boxes, arrays["truth_crowd"][objects]))
+    return np.concatenate(chosen), np.concatenate(outcomes)
 
 
 def _precision(arrays: Arrays, num_classes: int, max_detections: int) -> npt.NDArray[np.float64]:

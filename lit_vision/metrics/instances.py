@@ -1,5 +1,6 @@
 """Metrics of instances from label maps: COCO's average precision, panoptic quality, count error."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from lit_vision.metrics.per_image import Arrays
 from lit_vision.ops.matching import IGNORED, MATCHED, THRESHOLDS, match
 from lit_vision.types import BoolArray, Int64Array
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's points of the precision-recall curve
 LABEL, SHARED, JOINED, VOID, OUTCOMES = 0, 1, 2, 3, 4  # columns of a prediction's row; OUTCOMES and nine more
+STATES = ("images", "predictions", "scores", "truths")
 
 
 class InstanceMetrics(Metric):
@@ -41,7 +44,7 @@ class InstanceMetrics(Metric):
         super().__init__()
         self.num_classes = num_classes
         # images: (I, 3) index, number of predictions, number of objects. The rows of all others are in its order.
-        for state in ("images", "predictions", "scores", "truths"):
+        for state in STATES:
             self.add_state(state, [], dist_reduce_fx="cat")
 
     def update(
@@ -91,7 +94,7 @@ class InstanceMetrics(Metric):
         """{"ap", "ap_50", "ap_75", "pq", "sq", "rq", "count_error"}: float64 scalars; 0 where nothing was to find."""
         if len(self.images) == 0:
             raise ValueError("InstanceMetrics has seen no image")
-        rows, scores, truths, images = self._rows()
+        rows, scores, truths, images = _rows([dim_zero_cat(getattr(self, name)).cpu().numpy() for name in STATES])
         precision = [
             _average_precision(rows[rows[:, LABEL] == c], scores[rows[:, LABEL] == c], int((truths == c).sum()))
             for c in range(self.num_classes)
@@ -107,15 +110,39 @@ class InstanceMetrics(Metric):
             key: torch.tensor(float(value), dtype=torch.float64, device=self.device) for key, value in values.items()
         }
 
-    def _rows(self) -> tuple[Int64Array, Any, Int64Array, Int64Array]:
-        """Predictions, their scores, true labels and images, each image once and in the order of its index."""
-        images, rows, scores, truths = (
-            dim_zero_cat(getattr(self, state)).cpu().numpy() for state in ("images", "predictions", "scores", "truths")
-        )
-        _, first = np.unique(images[:, 0], return_index=True)
-        starts = np.cumsum(images, 0) - images
-        spans = [_spans(starts[first, column], images[first, column]) for column in (1, 2)]
-        return rows[spans[0]], scores[spans[0]], truths[spans[1]], images[first]
+    def per_image(self) -> Arrays:
+        """What this process has seen, image by image in the order of their indices.
+
+        Returns:
+            index: (N,) the images' positions in the data set.
+            prediction/picture, /label, /score, /shared, /joined, /void: (P,), see `ops.matching.Matches`.
+            prediction/outcome: (P, 10) MISSED, MATCHED or IGNORED at each IoU.
+            object/picture, object/label: (T,).
+        """
+        empty = torch.zeros(0, dtype=torch.int64)
+        first = (empty.view(0, 3), empty.view(0, OUTCOMES + len(THRESHOLDS)), empty.float(), empty)
+        seen = [torch.cat([none, *getattr(self, name)]) for none, name in zip(first, STATES, strict=True)]
+        rows, scores, truths, images = _rows([one.cpu().numpy() for one in seen])
+        places = np.arange(len(images))
+        columns = {"label": LABEL, "shared": SHARED, "joined": JOINED, "void": VOID}
+        return {
+            "index": images[:, 0],
+            "prediction/picture": np.repeat(places, images[:, 1]),
+            **{f"prediction/{name}": rows[:, column].astype(np.int32) for name, column in columns.items()},
+            "prediction/score": scores,
+            "prediction/outcome": rows[:, OUTCOMES:].astype(np.int8),
+            "object/picture": np.repeat(places, images[:, 2]),
+            "object/label": truths.astype(np.int32),
+        }
+
+
+def _rows(seen: Sequence[Any]) -> tuple[Int64Array, Any, Int64Array, Int64Array]:
+    """Predictions, their scores, true labels and images, each image once and in the order of its index."""
+    images, rows, scores, truths = seen
+    _, first = np.unique(images[:, 0], return_index=True)
+    starts = np.cumsum(images, 0) - images
+    spans = [_spans(starts[first, column], images[first, column]) for column in (1, 2)]
+    return rows[spans[0]], scores[spans[0]], truths[spans[1]], images[first]
 
 
 def _spans(starts: Int64Array, lengths: Int64Array) -> Int64Array:

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from lit_vision.errors import UserError
+from lit_vision.metrics.per_image import Arrays
 from lit_vision.types import IGNORE_INDEX
 
 
@@ -20,6 +22,9 @@ class SegmentationMetrics(Metric):
     Args:
         class_names: K names.
         ignore_index: pixels of this value in the truth do not count.
+
+    Attributes:
+        keeps_images: set before the first update, for `per_image`.
     """
 
     full_state_update = False
@@ -31,6 +36,13 @@ class SegmentationMetrics(Metric):
         self.class_names, self.ignore_index = list(class_names), ignore_index
         size = len(self.class_names)
         self.add_state("confusion", torch.zeros(size, size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.keeps_images = False
+        self._kept: list[Tensor] = []
+
+    def reset(self) -> None:
+        """Forgets all pictures."""
+        super().reset()
+        self._kept = []
 
     def update(self, predicted: Tensor, truth: Tensor) -> None:
         """Count pixels: both (B, H, W) integer classes. Row of the matrix = truth, column = prediction.
@@ -45,6 +57,29 @@ class SegmentationMetrics(Metric):
             highest = int(truth[truth != self.ignore_index].max())
             raise UserError(f"a mask has class {highest}, but there are {size} class names: name it or mend the mask")
         self.confusion += counts[1:].view(size, size)
+        if self.keeps_images:
+            # Picture by picture: a batch of matrices of many classes would be large, its cells that are not 0 are few.
+            self._kept += [
+                torch.bincount(one.flatten(), minlength=size * size + 1)[1:].to_sparse().cpu() for one in pairs
+            ]
+
+    def per_image(self) -> Arrays:
+        """What this process has seen, in order: the cells that are not 0 of each picture's confusion matrix.
+
+        Returns:
+            pixels: (N,) int64, pixels that count.
+            cell/picture, cell/truth, cell/guess, cell/pixels: (M,), a row for each such cell.
+        """
+        cells = [one.coalesce().indices()[0].numpy() for one in self._kept]
+        counts = [one.coalesce().values().numpy() for one in self._kept]
+        cell = np.concatenate([np.zeros(0, np.int64), *cells])
+        return {
+            "pixels": np.array([own.sum() for own in counts], np.int64),
+            "cell/picture": np.repeat(np.arange(len(cells)), [len(own) for own in cells]),
+            "cell/truth": (cell // len(self.class_names)).astype(np.int32),
+            "cell/guess": (cell % len(self.class_names)).astype(np.int32),
+            "cell/pixels": np.concatenate([np.zeros(0, np.int64), *counts]),
+        }
 
     def compute(self) -> dict[str, Tensor]:
         """{"miou", "dice", "pixel_accuracy", "iou/<class>"}: float64 scalars in [0, 1]."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lit_vision.ops.instances import overlaps
 from lit_vision.types import BoolArray, FloatArray, Int32Array, Int64Array
@@ -74,3 +75,45 @@ def _coco_outcomes(ious: np.ndarray[tuple[int, int], np.dtype[np.float64]], scor
     rows, columns = rows[first], columns[first]  # an object two predictions halve goes to the higher score
     outcomes[columns] = ious[rows, columns][:, None] >= THRESHOLDS
     return outcomes
+
+
+def match_boxes(
+    predicted: npt.NDArray[np.floating], truth: npt.NDArray[np.floating], crowd: BoolArray
+) -> npt.NDArray[np.int8]:
+    """Match the boxes of one image and class as COCO does, without a limit on sizes.
+
+    Args:
+        predicted: (P, 4) xyxy, the highest score first.
+        truth: (T, 4) xyxy.
+        crowd: (T,); what is matched to a crowd counts neither way.
+
+    Returns:
+        (P, 10) MISSED, MATCHED or IGNORED at each of THRESHOLDS.
+    """
+    outcomes = np.zeros((len(predicted), len(THRESHOLDS)), np.int8)
+    ious = _box_ious(predicted.astype(np.float64), truth.astype(np.float64), crowd)
+    single, needed = ious[:, ~crowd], np.minimum(THRESHOLDS, 1 - 1e-10)
+    free = np.ones((len(THRESHOLDS), single.shape[1]), bool)
+    levels = np.arange(len(THRESHOLDS))
+    for p in np.flatnonzero(single.max(1, initial=0) >= needed[0]).tolist():
+        left = np.where(free, single[p], -1)
+        best = left.shape[1] - 1 - left[:, ::-1].argmax(1)  # the last of equal ones, as in COCO
+        found = left[levels, best] >= needed
+        free[levels[found], best[found]] = False
+        outcomes[p, found] = MATCHED
+    in_crowd = ious[:, crowd].max(1, initial=0)[:, None] >= needed
+    outcomes[(outcomes == MISSED) & in_crowd] = IGNORED
+    return outcomes
+
+
+def _box_ious(
+    predicted: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], crowd: BoolArray
+) -> npt.NDArray[np.float64]:
+    """(P, T); of a crowd, the share of the predicted box that lies in it."""
+    corners = np.minimum(predicted[:, None, 2:], truth[None, :, 2:]) - np.maximum(
+        predicted[:, None, :2], truth[None, :, :2]
+    )
+    shared = np.clip(corners, 0, None).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (predicted, truth)]
+    unions = areas[0][:, None] + np.where(crowd, 0, areas[1] - shared)
+    return np.asarray(shared / np.maximum(unions, np.finfo(float).tiny), np.float64)

@@ -13,6 +13,9 @@ import pytest
 from PIL import Image
 from tiny import TASKS, command, write_experiment
 
+from lit_vision.metrics.weighted import weighted
+from lit_vision.runs.evidence import read
+
 pytestmark = pytest.mark.slow
 SECONDS = 300
 
@@ -100,8 +103,15 @@ def test_metrics_and_predictions_are_those_of_one_process(task: str, workspace: 
 
     one = ("--data.batch_size", "1")  # Dice is the loss of a batch: another division is another loss
     two("test", experiment, *one)
-    found = metrics(folder, "test")
+    found, kept = metrics(folder, "test"), read(folder / "test" / "per_image.npz")
     expected = command("test", experiment, *one).metrics
+    alone = read(folder / "test" / "per_image.npz")
+    assert kept.files == alone.files == [path.relative_to(index.root).as_posix() for path in paths]  # no padding
+    assert kept.labels.tolist() == alone.labels.tolist()
+    for name, values in alone.arrays.items():
+        np.testing.assert_allclose(kept.arrays[name], values, rtol=1e-5, err_msg=name)
+    value = weighted(kept.kind, kept.metric, kept.arrays, kept.class_names)(np.ones((1, len(paths))))[0]
+    assert value == pytest.approx(found[f"test/{kept.metric}"], abs=6e-8)
     assert found == pytest.approx(expected, abs=1e-6, rel=1e-6, nan_ok=True)
     assert expected != pytest.approx(command("validate", experiment).metrics)  # the control: they say something
 
