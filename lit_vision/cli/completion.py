@@ -7,7 +7,7 @@ from lit_vision.errors import UserError
 
 OPTIONS = (
     *("--help", "--help-all", "--debug", "--config", "--print_config", "--images", "--output"),
-    *("--folds", "--metric", "--split", "--resamples"),
+    *("--folds", "--metric", "--split", "--resamples", "--minutes"),
     *("--to", "--format", "--link", *(f"--options.{name}" for name in sorted(set(chain(*READER_OPTIONS.values()))))),
     *(f"--{key}" for key in KEYS),
     *("--model.backbone", "--model.weights", "--model.freeze", "--model.optimizer", "--model.scheduler"),
