@@ -34,7 +34,7 @@ from lit_vision.data import ClassificationDataModule
 from lit_vision.data.index import Index
 from lit_vision.tasks import TransferClassifier
 from lit_vision.transfer.advice import advise
-from lit_vision.transfer.similarity import measure
+from lit_vision.transfer.similarity import measure, pictures_per_class
 
 PACKS = {"hymenoptera": "crop", "flowers5": "crop", "bloodcells": "stretch"}
 SIZES = {"hymenoptera": 160, "flowers5": 160, "bloodcells": 128}
@@ -130,7 +130,8 @@ def ask(pack: str, amount: str, name: str, seed: int, data: Path) -> dict[str, A
     start = time.process_time()
     task, module = built(pack, amount, ROWS["head only"], seed, data)
     found = measure(task, module, seed=seed)
-    advice = advise(len(module.index.indices("train")), BATCH, sum(p.numel() for p in task.parameters()), found)
+    pictures, parameters = len(module.index.indices("train")), sum(p.numel() for p in task.parameters())
+    advice = advise(pictures, pictures_per_class(module), BATCH, parameters, found)
     row = next((name for name, row in ROWS.items() if row.at == advice.recipe.at), str(advice.recipe.at))
     said = {"pack": pack, "amount": amount, "row": ADVICE, "seed": seed, "advised": row, "case": advice.case}
     return {**said, "verdict": found.verdict, "cpu_seconds": time.process_time() - start}

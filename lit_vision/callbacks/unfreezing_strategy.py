@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lit_vision.errors import UserError
 from lit_vision.transfer.advice import advise
-from lit_vision.transfer.similarity import measure
+from lit_vision.transfer.similarity import measure, pictures_per_class
 from lit_vision.transfer.strategies import RECIPES, Recipe, Strategy
 
 FILE = "strategy.json"  # in the run folder: a run that is resumed keeps to what was decided
@@ -65,7 +65,7 @@ def _decided(path: Path, trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     module.train(training)
     backbone = next(iter(module.backbones.values()))
     images, parameters = len(data.index.indices("train")), sum(p.numel() for p in backbone.parameters())
-    advice = advise(images, data.batch_size * trainer.world_size, parameters, found)
+    advice = advise(images, pictures_per_class(data), data.batch_size * trainer.world_size, parameters, found)
     for reason in advice.reasons:
         rank_zero_info(f"strategy: {reason}")
     rank_zero_info(f"strategy: {advice.case}: {advice.recipe.words}")

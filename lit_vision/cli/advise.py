@@ -17,7 +17,7 @@ from lit_vision.cli.vision_cli import VisionCLI, import_named
 from lit_vision.errors import UserError
 from lit_vision.transfer.advice import Advice, advise
 from lit_vision.transfer.report import counts_table, estimates_table, smaller_backbone
-from lit_vision.transfer.similarity import measure
+from lit_vision.transfer.similarity import measure, pictures_per_class
 from lit_vision.transfer.strategies import PARTS
 
 DEFAULTS = {"wandb", "experiment", "run_dir", "runs", "resume", "ckpt_path"}  # of the command, not of the experiment
@@ -51,7 +51,7 @@ def run(words: Sequence[str], output: Path, images: int, minutes: float) -> Advi
     console.print(estimates_table(found))
     backbone = next(iter(task.backbones.values()))
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
-    advice = advise(len(data.index.indices("train")), data.batch_size, parameters, found)
+    advice = advise(len(data.index.indices("train")), pictures_per_class(data), data.batch_size, parameters, found)
     smaller = smaller_backbone(backbone) if advice.small else None
     lines = explain(advice, smaller, parameters)
     console.print("\n".join(lines), highlight=False)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from lit_vision.transfer.estimates import paired
 from lit_vision.transfer.similarity import Similarity, StageEstimate
-from lit_vision.transfer.strategies import MANY, PARTS, RECIPES, Quadrant, Recipe, quadrant
+from lit_vision.transfer.strategies import GENTLE, MANY, PARTS, RECIPES, Quadrant, Recipe, quadrant
 
 LEAST_EPOCHS, LEAST_STEPS = 12, 150
 HEAD_LR, LR = 5e-3, 2e-3  # of AdamW, for a head alone and with a backbone behind it; see docs/transfer.md
+ENOUGH = 50  # pictures for each class, from which on a backbone gained by training, see docs/transfer.md
 PARAMETERS_PER_IMAGE = 10_000  # a backbone with more of them is large for so little data
 
 
@@ -34,22 +35,27 @@ class Advice:
     small: bool
 
 
-def advise(images: int, batch_size: int, parameters: int, found: Similarity) -> Advice:
+def advise(images: int, per_class: float, batch_size: int, parameters: int, found: Similarity) -> Advice:
     """Decides.
 
     Args:
         images: training pictures.
+        per_class: of them, for each class; where a picture shows many objects or pixels, all of them.
         batch_size: pictures per step, of all processes.
         parameters: of the backbone.
         found: what its features are worth.
     """
     similar = found.verdict != "different"
     case = quadrant(images, similar)
-    recipe = _deep_enough(RECIPES[case], found)
+    enough = case == "few_similar" and per_class >= ENOUGH
+    recipe = _deep_enough(GENTLE if enough else RECIPES[case], found)
     steps = max(images // batch_size, 1)
     small = case == "few_different" and parameters > PARAMETERS_PER_IMAGE * images
     epochs = max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps))
     reasons = [_amount(images), *_likeness(found)]
+    if case == "few_similar":
+        what = "enough to train the rest too, gently" if enough else "too few to train more than the head"
+        reasons.append(f"{per_class:.0f} pictures for each class are {what} (the border is at about {ENOUGH})")
     return Advice(case, recipe, reasons, epochs, LR if recipe.at else HEAD_LR, small)
 
 

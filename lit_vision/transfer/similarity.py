@@ -164,6 +164,12 @@ def measure(
     return Similarity(len(positions), found["pretrained"], found["random"], groups[kept])
 
 
+def pictures_per_class(datamodule: Any) -> float:
+    """Training pictures for each class; all of them where each shows many objects or pixels."""
+    images = len(datamodule.index.indices("train"))
+    return images / datamodule.num_classes if datamodule.task == "classification" else float(images)
+
+
 def _backbone(task: Any) -> nn.Module:
     return next(iter(task.backbones.values()))  # type: ignore[no-any-return]
 

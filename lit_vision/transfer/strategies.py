@@ -35,9 +35,10 @@ class Recipe:
     words: str
 
 
+GENTLE = Recipe((0.2, 0.2, 0.2), 0.5, "train the head, then everything, gently")
 RECIPES: dict[Quadrant, Recipe] = {
     "few_similar": Recipe((), 1.0, "train the head alone"),
-    "few_different": Recipe((0.2, 0.4, 0.6), 0.5, "train the head, then part after part of the backbone, gently"),
+    "few_different": GENTLE,
     "many_similar": Recipe((0.2,), 0.5, "train the head, then the last third of the backbone too"),
     "many_different": Recipe((0.1, 0.1, 0.1), 0.8, "train the head for a short time, then everything"),
 }
