@@ -290,3 +290,4 @@ class ProgressiveUnfreezing(pl.Callback):
             if part is not None and state is not None:
                 part.load_state_dict(state)
         self._apply()
+        expect_evaluation_mode(self._module, self._held)  # FSDP2 restores after on_fit_start
