@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 
 from lit_vision.errors import UserError
 from lit_vision.runs.progress import Moment
@@ -74,6 +75,8 @@ class RunCheckpoints(ModelCheckpoint):
         """
         if stage == "fit" and not self.expected:
             raise UserError("RunCheckpoints needs Boundaries as the first of the callbacks")
+        if stage == "fit":
+            refuse_parts(trainer.strategy)
         if trainer.limit_val_batches != 0:
             self._choose(str(getattr(pl_module, "monitor", "val/loss")), str(getattr(pl_module, "monitor_mode", "min")))
         if self.dirpath is None:
@@ -159,6 +162,20 @@ class RunCheckpoints(ModelCheckpoint):
         paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
         best = {here(path): score for path, score in state["best_k_models"].items()}
         return {**state, **paths, "best_k_models": best, "dirpath": self.dirpath}
+
+
+def refuse_parts(strategy: Strategy) -> None:
+    """Raises UserError for a strategy that divides a checkpoint over several files."""
+    if isinstance(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint:
+        option = "save_distributed_checkpoint: false"
+    elif isinstance(strategy, FSDPStrategy) and strategy._state_dict_type == "sharded":
+        option = "state_dict_type: full"
+    else:
+        return
+    raise UserError(
+        f"{type(strategy).__name__} would write each checkpoint as a folder of parts, which a kill leaves torn "
+        f"and which --resume cannot read: set {option}"
+    )
 
 
 def keep_as(file: Path, other: Path) -> None:

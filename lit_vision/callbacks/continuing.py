@@ -39,6 +39,10 @@ def continue_data(trainer: pl.Trainer, loader: EpochLoader, before: Mapping[str,
     if inside and exact:
         done = loader.go_on(trainer.current_epoch, before["seen"])
         progress.set_batches_done(trainer, done)
+        whole = trainer.accumulate_grad_batches
+        if done % whole:
+            left = whole - done % whole
+            rank_zero_info(f"the first optimizer step of this epoch's rest takes {left} instead of {whole} batches")
 
 
 def _difference(name: str, before: Any, now: Any) -> str | None:

@@ -17,6 +17,7 @@ from lit_vision.callbacks.unfreezing_checks import (
     check_stages,
     epochs_of,
     expect_evaluation_mode,
+    restore_before_moments,
     steps_of,
     trainable,
     value_of,
@@ -132,6 +133,8 @@ class ProgressiveUnfreezing(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers what DDP reduces, and checks that the optimizer holds all that is going to open."""
+        if trainer.strategy.restore_checkpoint_after_setup:
+            restore_before_moments(trainer.strategy, self)
         self._reduced = trainable(pl_module)
         check_optimizers(trainer.optimizers, pl_module, self._fixed | set(self.stages.never))
         expect_evaluation_mode(pl_module, self._held)
@@ -296,3 +299,4 @@ class ProgressiveUnfreezing(pl.Callback):
             if part is not None and state is not None:
                 part.load_state_dict(state)
         self._apply()
+        expect_evaluation_mode(self._module, self._held)

@@ -3,7 +3,8 @@
 import warnings
 from collections.abc import Collection, Sequence
 from itertools import zip_longest
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -57,6 +58,23 @@ def check_stages(saved: Sequence[Sequence[str]], stages: Sequence[Sequence[str]]
                 f"the checkpoint's {len(saved)} stages of unfreezing are not the {len(stages)} of this run: stage {k} "
                 f"differs in {differing[0]}; give the same stages, max_stages and never, or start anew"
             )
+
+
+def restore_before_moments(strategy: Any, callback: pl.Callback) -> None:
+    """Gives the callback its state from a checkpoint before the optimizer gets its own; to be called in on_fit_start.
+
+    FSDP2 restores moments of those parameters only that train at that moment, and Lightning has no hook before it.
+    """
+    load = strategy.load_checkpoint
+
+    def load_checkpoint(path: str | Path, *args: Any, **options: Any) -> Any:
+        if Path(path).is_file():
+            saved = torch.load(path, "cpu", weights_only=True).get("callbacks", {}).get(callback.state_key)
+            if saved is not None:
+                callback.load_state_dict(saved)
+        return load(path, *args, **options)
+
+    strategy.load_checkpoint = load_checkpoint
 
 
 def allow_graphs(module: nn.Module, openings: int) -> None:

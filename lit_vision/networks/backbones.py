@@ -130,6 +130,18 @@ def _drop_unused_blocks(network: Any) -> None:
     if isinstance(getattr(network, "blocks", None), nn.Sequential) and all(m.startswith("blocks.") for m in modules):
         last = max(int(module.split(".")[1]) for module in modules)
         del network.blocks[last + 1 :]
+    if type(network).__name__ == "HighResolutionNetFeatures":  # its module is not imported before it is asked for
+        _drop_unused_scales(network)
+
+
+def _drop_unused_scales(network: Any) -> None:
+    """HRNet makes the maps of all its scales at its end, whichever are asked for."""
+    last = network.stage4[-1].fuse_layers
+    for k in range(len(last)):
+        if k + 1 not in network._out_idx:
+            last[k] = nn.ModuleList([nn.Identity()])
+            if network.incre_modules is not None:
+                network.incre_modules[k] = nn.Identity()
 
 
 def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str, Any]) -> nn.Module:

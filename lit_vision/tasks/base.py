@@ -122,6 +122,10 @@ class VisionTask(pl.LightningModule):
             fully_shard(block, mesh=mesh["data_parallel"])
         fully_shard(self, mesh=mesh["data_parallel"])
 
+    def _kind(self) -> type:
+        """The task's class; FSDP2 has put one of its own in front of it."""
+        return next(one for one in type(self).__mro__ if not issubclass(one, FSDPModule))
+
     def _freeze(self, spec: Freeze) -> None:
         for prefix, backbone in self.backbones.items():
             names = frozen_parameters(backbone, spec)
@@ -229,8 +233,8 @@ class VisionTask(pl.LightningModule):
         """Adds what prediction needs: task, classes, preprocessing (plain values)."""
         checkpoint["lit_vision"] = {
             "version": CHECKPOINT_VERSION,
-            "task": type(self).__name__,
-            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "task": self._kind().__name__,
+            "class_path": f"{self._kind().__module__}.{self._kind().__qualname__}",
             "class_names": self.class_names,
             "licence": self.licence,
             "data": self.data,
@@ -241,8 +245,8 @@ class VisionTask(pl.LightningModule):
         facts = checkpoint.get("lit_vision")
         if facts is None:
             raise UserError("the checkpoint was not written by lit_vision: give one of a lit_vision run")
-        if facts["task"] != type(self).__name__:
-            raise UserError(f"the checkpoint is of a {facts['task']}, but the model is a {type(self).__name__}")
+        if facts["task"] != self._kind().__name__:
+            raise UserError(f"the checkpoint is of a {facts['task']}, but the model is a {self._kind().__name__}")
         if facts["class_names"] != self.class_names:
             raise UserError(
                 f"the checkpoint knows {len(facts['class_names'])} classes {_shown(facts['class_names'])}, "

@@ -11,11 +11,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from resuming import CASES, Case, Cut, digest, train
 
 from lit_vision.callbacks import checkpointing
 from lit_vision.callbacks.boundaries import Boundaries
-from lit_vision.callbacks.checkpointing import RunCheckpoints, keep_as
+from lit_vision.callbacks.checkpointing import RunCheckpoints, keep_as, refuse_parts
 from lit_vision.callbacks.seeding import StepSeeds
 from lit_vision.errors import UserError
 from lit_vision.runs.checkpoints import AtomicCheckpointIO
@@ -192,3 +193,18 @@ def test_boundaries_has_to_come_first(tmp_path: Path) -> None:
         train(tmp_path, Case(first=list, callbacks=lambda: [RunCheckpoints()]))
     with pytest.raises(UserError, match=r"^Boundaries has to be the first of the callbacks, before Cut$"):
         train(tmp_path, Case(first=lambda: [StepSeeds(), Cut(99), Boundaries()]))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "option"),
+    [
+        (lambda: ModelParallelStrategy(), "save_distributed_checkpoint: false"),
+        (lambda: FSDPStrategy(state_dict_type="sharded"), "state_dict_type: full"),
+    ],
+)
+def test_checkpoints_of_several_files_are_refused(strategy: Any, option: str) -> None:
+    with pytest.raises(UserError, match=f"a kill leaves torn and which --resume cannot read: set {option}"):
+        refuse_parts(strategy())
+    refuse_parts(ModelParallelStrategy(save_distributed_checkpoint=False))
+    refuse_parts(FSDPStrategy())
+    refuse_parts(DDPStrategy())

@@ -77,6 +77,19 @@ def test_overfit_batches_train_as_before(tmp_path: Path) -> None:
     assert saved["lit_vision_run"]["data"] is None
 
 
+@pytest.mark.parametrize(("batch_size", "said"), [(6, True), (3, False)])
+def test_a_window_of_accumulation_that_gets_shorter_is_said(
+    batch_size: int, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """18 images are left: three batches of six, which make one step and a half; or six of three."""
+    case = CASES["accumulate 2"].but(checkpoints=EVERY_STEP, later={"batch_size": batch_size})
+    with caplog.at_level("INFO"):
+        trainer = cut_and_continued(tmp_path, case, cut=5)
+    sentence = "the first optimizer step of this epoch's rest takes 1 instead of 2 batches"
+    assert (sentence in caplog.text) == said
+    assert trainer.global_step == (4 + 2 + 2 if said else 4 + 3 + 4)
+
+
 def test_best_of_a_continued_run_is_the_uncut_runs(tmp_path: Path) -> None:
     case = CASES["dropout"]
     whole = train(tmp_path / "whole", case)

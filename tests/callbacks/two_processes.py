@@ -118,8 +118,17 @@ def cases(root: str) -> dict[str, dict[str, Any]]:
         done[name] = {**train(root, {}, unfreezing_at(measure=True), plugins=[plugin]), "expected": expected}
     done["plateau"] = train(root, {}, ProgressiveUnfreezing(plateau=unfreezing.Plateau(patience=1, min_delta=100.0)))
     done["average"] = train(root, {}, unfreezing_at(), others=[EMAWeightAveraging(decay=0.5)])
-    done["fsdp2"] = {**sharded(root, unfreezing_at(measure=True)), "expected": by_hand("adamw")}
-    return done | taken_back(root) | controls(root)
+    return done | sharded_cases(root) | taken_back(root) | controls(root)
+
+
+def sharded_cases(root: str) -> dict[str, dict[str, Any]]:
+    """FSDP2, uncut and continued after two epochs, in the second of which a stage had opened."""
+    done = {"fsdp2": {**sharded(root, unfreezing_at(measure=True)), "expected": by_hand("adamw")}}
+    keep = ModelCheckpoint(dirpath=root, filename="sharded")
+    sharded(root, unfreezing_at(), epochs=2, others=[keep], enable_checkpointing=True)
+    again = sharded(root, unfreezing_at(), ckpt_path=f"{root}/sharded.ckpt")
+    done["fsdp2, restart"] = {**again, "expected": by_hand("adamw")}
+    return done
 
 
 def taken_back(root: str) -> dict[str, dict[str, Any]]:
@@ -151,11 +160,12 @@ class Sharded(net.Staged):
         fully_shard(self, mesh=mesh)
 
 
-def sharded(root: str, callback: ProgressiveUnfreezing) -> dict[str, Any]:
+def sharded(root: str, callback: ProgressiveUnfreezing, epochs: int = EPOCHS, **options: Any) -> dict[str, Any]:
     """ModelParallelStrategy needs no rebuilding; its parameters are divided over the ranks."""
     module, spy = Sharded("adamw"), Spy()
-    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
-    net.fit(module, [callback, spy], EPOCHS, root, strategy=strategy, devices=2)
+    strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    callbacks = [callback, *options.pop("others", []), spy]
+    net.fit(module, callbacks, epochs, root, strategy=strategy, devices=2, **options)
     whole = net.Staged("adamw")
     whole.load_state_dict({name: net.whole(value) for name, value in module.state_dict().items()})
     facts = {"ranks_equal": all(same(p) for p in whole.parameters()), "sha": net.fingerprint(whole)}

@@ -129,3 +129,17 @@ def test_every_parameter_of_a_feature_network_gets_a_gradient(name: str) -> None
     assert [n for n, parameter in network.named_parameters() if parameter.grad is None] == []
     assert [tuple(feature.shape[2:]) for feature in features] == [(8, 8), (4, 4)]
     assert len(list(network.parameters())) < len(list(whole.parameters()))  # it is not there at all
+
+
+@pytest.mark.parametrize("indices", [(2, 3, 4), (0, 1), (4,)])
+def test_scales_of_hrnet_that_nobody_asked_for_are_gone(indices: tuple[int, ...]) -> None:
+    whole = create_features("hrnet_w18_small").eval()
+    some = create_features("hrnet_w18_small", out_indices=indices).eval()
+    missing, _ = some.load_state_dict(whole.state_dict(), strict=False)
+    assert missing == []
+    image = torch.rand(1, 3, 64, 64)
+    expected = whole(image)
+    maps = some(image)
+    assert [torch.equal(one, expected[k]) for one, k in zip(maps, indices, strict=True)] == [True] * len(indices)
+    sum(one.sum() for one in maps).backward()
+    assert [name for name, parameter in some.named_parameters() if parameter.grad is None] == []
