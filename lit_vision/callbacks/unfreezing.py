@@ -120,16 +120,12 @@ class ProgressiveUnfreezing(pl.Callback):
         allow_graphs(pl_module, len(self.stages.names))
         if getattr(self, "_module", None) is not pl_module:
             self._fixed = {name for name, parameter in pl_module.named_parameters() if not parameter.requires_grad}
-        self._module = pl_module
-        self._tell_module(pl_module)
-        self.record = UnfreezingRecord(self.stages, pl_module, self.measure)
-        self._apply()
-
-    def _tell_module(self, module: Any) -> None:
-        """configure_optimizers makes its groups by these stages, with these learning rates."""
-        module.stages = self.stages
+        self._module = module = cast(Any, pl_module)
+        module.stages = self.stages  # configure_optimizers makes its groups by them, with these learning rates
         if self.lr_decay is not None:
             module.lr_decay = self.lr_decay
+        self.record = UnfreezingRecord(self.stages, pl_module, self.measure)
+        self._apply()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers what DDP reduces, and checks that the optimizer holds all that is going to open."""
