@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from lit_vision.transfer.estimates import paired
 from lit_vision.transfer.similarity import Similarity, StageEstimate
-from lit_vision.transfer.strategies import GENTLE, MANY, PARTS, RECIPES, Quadrant, Recipe, quadrant
+from lit_vision.transfer.strategies import MANY, PARTS, RECIPES, Quadrant, Recipe, enough_for, quadrant
 
 LEAST_EPOCHS, LEAST_STEPS = 12, 150
 HEAD_LR, LR = 5e-3, 2e-3  # of AdamW, for a head alone and with a backbone behind it; see docs/transfer.md
-ENOUGH = 50  # pictures for each class, from which on a backbone gained by training, see docs/transfer.md
 PARAMETERS_PER_IMAGE = 10_000  # a backbone with more of them is large for so little data
 
 
@@ -47,15 +46,13 @@ def advise(images: int, per_class: float, batch_size: int, parameters: int, foun
     """
     similar = found.verdict != "different"
     case = quadrant(images, similar)
-    enough = case == "few_similar" and per_class >= ENOUGH
-    recipe = _deep_enough(GENTLE if enough else RECIPES[case], found)
+    recipe = _deep_enough(enough_for(per_class) if case == "few_similar" else RECIPES[case], found)
     steps = max(images // batch_size, 1)
     small = case == "few_different" and parameters > PARAMETERS_PER_IMAGE * images
     epochs = max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps))
     reasons = [_amount(images), *_likeness(found)]
     if case == "few_similar":
-        what = "enough to train the rest too, gently" if enough else "too few to train more than the head"
-        reasons.append(f"{per_class:.0f} pictures for each class are {what} (the border is at about {ENOUGH})")
+        reasons.append(f"with {per_class:.0f} pictures for each class it pays to {enough_for(per_class).words}")
     return Advice(case, recipe, reasons, epochs, LR if recipe.at else HEAD_LR, small)
 
 

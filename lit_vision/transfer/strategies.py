@@ -35,13 +35,17 @@ class Recipe:
     words: str
 
 
+HEAD = Recipe((), 1.0, "train the head alone")
+LAST = Recipe((0.2,), 0.5, "train the head, then the last third of the backbone too")
 GENTLE = Recipe((0.2, 0.2, 0.2), 0.5, "train the head, then everything, gently")
 RECIPES: dict[Quadrant, Recipe] = {
-    "few_similar": Recipe((), 1.0, "train the head alone"),
+    "few_similar": HEAD,
     "few_different": GENTLE,
-    "many_similar": Recipe((0.2,), 0.5, "train the head, then the last third of the backbone too"),
+    "many_similar": LAST,
     "many_different": Recipe((0.1, 0.1, 0.1), 0.8, "train the head for a short time, then everything"),
 }
+# With little data like the pretraining data: the most pictures for each class with which it did not pay to open more.
+BY_PICTURES: tuple[tuple[float, Recipe], ...] = ((15, HEAD), (50, LAST), (float("inf"), GENTLE))
 
 
 def quadrant(images: int, similar: bool) -> Quadrant:
@@ -54,3 +58,8 @@ def quadrant(images: int, similar: bool) -> Quadrant:
     if images < MANY:
         return "few_similar" if similar else "few_different"
     return "many_similar" if similar else "many_different"
+
+
+def enough_for(per_class: float) -> Recipe:
+    """What so many pictures for each class are enough to train, if they are like those of the pretraining."""
+    return next(recipe for most, recipe in BY_PICTURES if per_class < most)

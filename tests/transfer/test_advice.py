@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from lit_vision.transfer.advice import ENOUGH, HEAD_LR, LEAST_EPOCHS, LR, advise
+from lit_vision.transfer.advice import HEAD_LR, LEAST_EPOCHS, LR, advise
 from lit_vision.transfer.estimates import Probe
 from lit_vision.transfer.similarity import Similarity, StageEstimate
-from lit_vision.transfer.strategies import GENTLE, MANY, quadrant
+from lit_vision.transfer.strategies import GENTLE, HEAD, LAST, MANY, Recipe, quadrant
 
 
 def estimate(explained: float, noise: np.ndarray) -> StageEstimate:
@@ -38,7 +38,7 @@ def test_no_better_than_random_weights_is_different() -> None:
 
 
 def test_a_sample_too_small_says_so_and_takes_the_cautious_way() -> None:
-    found = advise(10, 20, 32, 200_000, similarity([0.3] * 6, [0.3] * 6, samples=8, spread=1.0))
+    found = advise(10, 5, 32, 200_000, similarity([0.3] * 6, [0.3] * 6, samples=8, spread=1.0))
     assert found.case == "few_similar"
     assert "too small to tell" in found.reasons[-2]
 
@@ -54,18 +54,18 @@ def test_a_sample_too_small_says_so_and_takes_the_cautious_way() -> None:
 )
 def test_the_textbooks_table(images: int, similar: bool, case: str) -> None:
     assert quadrant(images, similar) == case
-    found = advise(images, 20, 32, 0, SIMILAR if similar else DIFFERENT)
+    found = advise(images, 5, 32, 0, SIMILAR if similar else DIFFERENT)
     assert found.case == case
 
 
 def test_epochs_give_a_small_set_steps_enough() -> None:
-    assert advise(25, 20, 32, 0, SIMILAR).epochs == 150
-    assert advise(320, 20, 32, 0, SIMILAR).epochs == 15
-    assert advise(50_000, 20, 32, 0, SIMILAR).epochs == LEAST_EPOCHS
+    assert advise(25, 5, 32, 0, SIMILAR).epochs == 150
+    assert advise(320, 5, 32, 0, SIMILAR).epochs == 15
+    assert advise(50_000, 5, 32, 0, SIMILAR).epochs == LEAST_EPOCHS
 
 
 def test_a_head_alone_learns_faster() -> None:
-    head, both = advise(500, 20, 32, 0, SIMILAR), advise(MANY, 20, 32, 0, SIMILAR)
+    head, both = advise(500, 5, 32, 0, SIMILAR), advise(MANY, 5, 32, 0, SIMILAR)
     assert (head.recipe.at, head.lr) == ((), HEAD_LR)
     assert (len(both.recipe.at), both.lr) == (1, LR)
 
@@ -74,19 +74,19 @@ def test_stages_that_are_no_good_are_opened_whatever_the_case() -> None:
     """Similar by its first third, but the deepest of six stages is much worse than the next: one part opens."""
     found = similarity([0.1, 0.5, 0.4, 0.2, 0.1, 0.1], [0.1] * 6)
     assert (found.verdict, found.good_until) == ("similar", 1)
-    assert advise(500, 20, 32, 0, found).recipe.at == (0.2,)
+    assert advise(500, 5, 32, 0, found).recipe.at == (0.2,)
 
 
 def test_a_large_network_on_few_unlike_pictures_is_too_large() -> None:
-    assert advise(490, 20, 32, 25_000_000, DIFFERENT).small
-    assert not advise(490, 20, 32, 200_000, DIFFERENT).small
-    assert not advise(490, 20, 32, 25_000_000, SIMILAR).small
+    assert advise(490, 5, 32, 25_000_000, DIFFERENT).small
+    assert not advise(490, 5, 32, 200_000, DIFFERENT).small
+    assert not advise(490, 5, 32, 25_000_000, SIMILAR).small
 
 
-def test_enough_pictures_of_each_class_train_more_than_the_head() -> None:
-    few, enough = advise(490, ENOUGH - 1, 32, 0, SIMILAR), advise(490, ENOUGH, 32, 0, SIMILAR)
-    assert few.recipe.at == ()
-    assert "too few to train more than the head" in few.reasons[-1]
-    assert enough.case == few.case == "few_similar"
-    assert enough.recipe == GENTLE
-    assert advise(490, ENOUGH - 1, 32, 0, DIFFERENT).recipe == GENTLE
+@pytest.mark.parametrize(("per_class", "recipe"), [(5, HEAD), (14, HEAD), (15, LAST), (49, LAST), (50, GENTLE)])
+def test_the_more_pictures_of_each_class_the_deeper(per_class: int, recipe: Recipe) -> None:
+    found = advise(490, per_class, 32, 0, SIMILAR)
+    assert found.case == "few_similar"
+    assert found.recipe == recipe
+    assert found.reasons[-1] == f"with {per_class} pictures for each class it pays to {recipe.words}"
+    assert advise(490, per_class, 32, 0, DIFFERENT).recipe == GENTLE
