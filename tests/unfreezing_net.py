@@ -4,6 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -189,3 +190,29 @@ def fit(
     steps = int(options.get("limit_train_batches", STEPS))
     trainer.fit(module, loader(rank, steps), loader(7), ckpt_path=ckpt_path)
     return trainer
+
+
+class Watch(pl.Callback):
+    """Number of trainable parameters at each step, bytes of the norms by epoch, values of the optimizer."""
+
+    def __init__(self) -> None:
+        self.trainable: list[int] = []
+        self.with_gradient: list[int] = []
+        self.rates: list[list[float]] = []
+        self.norms: list[dict[str, torch.Tensor]] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+        self.trainable.append(sum(p.requires_grad for p in pl_module.parameters()))
+        self.with_gradient.append(sum(p.grad is not None for p in pl_module.parameters()))
+        self.rates.append([group["lr"] for group in optimizer.param_groups])
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.norms.append({name: value.clone() for name, value in pl_module.state_dict().items() if ".1." in name})
+
+
+def train(
+    tmp_path: Path, callback: pl.Callback, module: Staged | None = None, epochs: int = 4, **options: Any
+) -> tuple[Staged, Watch, pl.Trainer]:
+    module, watch = module or Staged(), Watch()
+    trainer = fit(module, [callback, watch, *options.pop("others", [])], epochs, str(tmp_path), **options)
+    return module, watch, trainer

@@ -12,36 +12,12 @@ from pytorch_lightning.callbacks import BackboneFinetuning, EMAWeightAveraging, 
 from pytorch_lightning.plugins import MixedPrecision
 from torch.amp import GradScaler
 from torch.optim import lr_scheduler
+from unfreezing_net import Watch, train
 
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
+from lit_vision.callbacks.unfreezing_checks import allow_graphs
 from lit_vision.callbacks.unfreezing_schedule import Gain, Plateau
 from lit_vision.errors import UserError
-
-
-class Watch(pl.Callback):
-    """Number of trainable parameters at each step, bytes of the norms by epoch, values of the optimizer."""
-
-    def __init__(self) -> None:
-        self.trainable: list[int] = []
-        self.with_gradient: list[int] = []
-        self.rates: list[list[float]] = []
-        self.norms: list[dict[str, torch.Tensor]] = []
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
-        self.trainable.append(sum(p.requires_grad for p in pl_module.parameters()))
-        self.with_gradient.append(sum(p.grad is not None for p in pl_module.parameters()))
-        self.rates.append([group["lr"] for group in optimizer.param_groups])
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.norms.append({name: value.clone() for name, value in pl_module.state_dict().items() if ".1." in name})
-
-
-def train(
-    tmp_path: Path, callback: ProgressiveUnfreezing, module: net.Staged | None = None, epochs: int = 4, **options: Any
-) -> tuple[net.Staged, Watch, pl.Trainer]:
-    module, watch = module or net.Staged(), Watch()
-    trainer = net.fit(module, [callback, watch, *options.pop("others", [])], epochs, str(tmp_path), **options)
-    return module, watch, trainer
 
 
 def test_equals_the_training_by_hand_bit_for_bit(tmp_path: Path) -> None:
@@ -162,38 +138,6 @@ def test_opens_on_a_plateau(tmp_path: Path) -> None:
     assert watch.trainable[:: net.STEPS] == [2, 2, 5, 8, 11]
 
 
-def test_a_stage_that_does_not_pay_is_taken_back(tmp_path: Path) -> None:
-    gain = Gain(patience=1, min_gain=100.0)
-    callback = ProgressiveUnfreezing(at=[2, 3, 4], gain=gain)
-    module, watch, _trainer = train(tmp_path, callback, epochs=6)
-    assert watch.trainable[:: net.STEPS] == [2, 2, 5, 2, 2, 2]
-    assert callback.stopped
-    assert callback.open == 0
-    pretrained = net.Staged()
-    for name, parameter in module.backbone.named_parameters():
-        assert torch.equal(parameter, pretrained.backbone.get_parameter(name))
-    assert [event["event"] for event in callback.record.history if event["event"] != "value"] == [
-        "start",
-        "open",
-        "rollback",
-    ]
-
-
-class Counting(net.Staged):
-    """Its metric grows by one each epoch."""
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/epoch", float(self.current_epoch))
-        self.log("val/still", 1.0)
-
-
-def test_plateau_and_gain_each_follow_their_own_metric(tmp_path: Path) -> None:
-    plateau = Plateau(monitor="val/still", patience=1)
-    gain = Gain(monitor="val/epoch", patience=1, min_gain=0.5)
-    _, watch, _ = train(tmp_path, ProgressiveUnfreezing(plateau=plateau, gain=gain), Counting(), epochs=5)
-    assert watch.trainable[:: net.STEPS] == [2, 2, 5, 8, 11]  # what stands still opens, what grows keeps it open
-
-
 class Fixed(net.Staged):
     """One of its parameters is not meant to train, as a table of sines; the optimizer does not have it."""
 
@@ -206,13 +150,6 @@ def test_what_the_network_keeps_from_training_stays_so(tmp_path: Path) -> None:
     module, watch, _ = train(tmp_path, ProgressiveUnfreezing(at=[0, 0, 0]), Fixed(), epochs=1)
     assert set(watch.trainable) == {10}
     assert torch.equal(module.backbone[0][0].weight, net.Staged().backbone[0][0].weight)
-
-
-def test_a_stage_that_pays_stays(tmp_path: Path) -> None:
-    callback = ProgressiveUnfreezing(at=[1, 2, 3], gain=Gain(monitor="val/epoch", patience=1, min_gain=0.5))
-    _, watch, _ = train(tmp_path, callback, Counting(), epochs=6)
-    assert watch.trainable[:: net.STEPS] == [2, 5, 8, 11, 11, 11]
-    assert not callback.stopped
 
 
 def test_open_by_hand(tmp_path: Path) -> None:
@@ -248,6 +185,16 @@ def test_compiled_network_opens_too(tmp_path: Path) -> None:
     assert watch.with_gradient == plain.with_gradient
     for one, other in zip(compiled.parameters(), eager.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_openings_leave_room_for_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    module: Any = net.Staged()
+    allow_graphs(module, openings=9)
+    assert torch._dynamo.config.recompile_limit == 8
+    module.compiled = True
+    allow_graphs(module, openings=9)
+    assert torch._dynamo.config.recompile_limit == 40
 
 
 # --- restarts -------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def test_one_rebuild_per_opening_and_nothing_left_of_the_old_wrapper(results: di
     assert [results["ddp/sgd"][key] for key in ("wrappers", "alive", "reduced")] == [4, 0, STEPS_BY_EPOCH]
     assert results["accumulate"]["reduced"] == [2, 2, 5, 8, 8, 8, 11, 11]  # at steps 2, 3, 6
     assert results["plateau"]["reduced"][::4] == [2, 2, 5, 8]
+    assert results["plateau on rank 0"]["reduced"][::4] == [2, 2, 5, 8]  # what rank 1 sees does not count
 
 
 @pytest.mark.slow

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import unfreezing_net as net
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, WeightAveraging
+from unfreezing_net import train
 
 from lit_vision.callbacks import unfreezing
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
-from lit_vision.callbacks.unfreezing_schedule import Gain
+from lit_vision.callbacks.unfreezing_schedule import Gain, Plateau
 
 AVERAGES: dict[str, Any] = {
     "none": list,
@@ -67,3 +69,42 @@ def test_a_restart_does_not_change_what_is_taken_back(tmp_path: Path, stop: int)
     module, callback = taken_back(tmp_path, "EMA", ckpt_path=keep.best_model_path)
     assert callback.stopped
     assert net.fingerprint(module) == net.fingerprint(whole)
+
+
+def test_a_stage_that_does_not_pay_is_taken_back(tmp_path: Path) -> None:
+    gain = Gain(patience=1, min_gain=100.0)
+    callback = ProgressiveUnfreezing(at=[2, 3, 4], gain=gain)
+    module, watch, _trainer = train(tmp_path, callback, epochs=6)
+    assert watch.trainable[:: net.STEPS] == [2, 2, 5, 2, 2, 2]
+    assert callback.stopped
+    assert callback.open == 0
+    pretrained = net.Staged()
+    for name, parameter in module.backbone.named_parameters():
+        assert torch.equal(parameter, pretrained.backbone.get_parameter(name))
+    assert [event["event"] for event in callback.record.history if event["event"] != "value"] == [
+        "start",
+        "open",
+        "rollback",
+    ]
+
+
+class Counting(net.Staged):
+    """Its metric grows by one each epoch."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/epoch", float(self.current_epoch))
+        self.log("val/still", 1.0)
+
+
+def test_plateau_and_gain_each_follow_their_own_metric(tmp_path: Path) -> None:
+    plateau = Plateau(monitor="val/still", patience=1)
+    gain = Gain(monitor="val/epoch", patience=1, min_gain=0.5)
+    _, watch, _ = train(tmp_path, ProgressiveUnfreezing(plateau=plateau, gain=gain), Counting(), epochs=5)
+    assert watch.trainable[:: net.STEPS] == [2, 2, 5, 8, 11]  # what stands still opens, what grows keeps it open
+
+
+def test_a_stage_that_pays_stays(tmp_path: Path) -> None:
+    callback = ProgressiveUnfreezing(at=[1, 2, 3], gain=Gain(monitor="val/epoch", patience=1, min_gain=0.5))
+    _, watch, _ = train(tmp_path, callback, Counting(), epochs=6)
+    assert watch.trainable[:: net.STEPS] == [2, 5, 8, 11, 11, 11]
+    assert not callback.stopped

@@ -67,7 +67,8 @@ def same(tensor: torch.Tensor) -> bool:
 
 def train(root: str, strategy: dict[str, Any], callback: pl.Callback | None, **options: Any) -> dict[str, Any]:
     """One training on two processes."""
-    module = net.Staged(options.pop("optimizer", "sgd"), options.pop("lr_decay", 1.0))
+    kind = options.pop("kind", net.Staged)
+    module = kind(options.pop("optimizer", "sgd"), options.pop("lr_decay", 1.0))
     spy = Spy()
     callbacks = ([callback] if callback else []) + options.pop("others", []) + [spy]
     epochs = options.pop("epochs", EPOCHS)
@@ -117,6 +118,8 @@ def cases(root: str) -> dict[str, dict[str, Any]]:
         plugin = MixedPrecision("16-mixed", "cpu", GradScaler("cpu", scale))
         done[name] = {**train(root, {}, unfreezing_at(measure=True), plugins=[plugin]), "expected": expected}
     done["plateau"] = train(root, {}, ProgressiveUnfreezing(plateau=unfreezing.Plateau(patience=1, min_delta=100.0)))
+    stands_still = ProgressiveUnfreezing(plateau=unfreezing.Plateau(patience=1))
+    done["plateau on rank 0"] = train(root, {}, stands_still, kind=Disagreeing)
     done["average"] = train(root, {}, unfreezing_at(), others=[EMAWeightAveraging(decay=0.5)])
     return done | sharded_cases(root) | taken_back(root) | controls(root)
 
@@ -148,6 +151,13 @@ def taken_back(root: str) -> dict[str, dict[str, Any]]:
     again = train(root, {}, gain(2), optimizer="adamw", others=average(), ckpt_path=f"{root}/trial.ckpt")
     done["gain, average, restart"] = {**again, "expected": alone["sha"]}
     return done
+
+
+class Disagreeing(net.Staged):
+    """Its metric stands still on rank 0 and improves on rank 1: left to themselves, the ranks would open at odds."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", 1.0 - RANK * self.current_epoch)
 
 
 class Sharded(net.Staged):
