@@ -1,6 +1,5 @@
 """`lit-vision advise`, second stage: builds the user's own experiment, measures it, and writes the one that follows."""
 
-import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +53,7 @@ def run(words: Sequence[str], output: Path, images: int, minutes: float) -> Advi
     advice = advise(len(data.index.indices("train")), pictures_per_class(data), data.batch_size, parameters, found)
     smaller = smaller_backbone(backbone) if advice.small else None
     lines = explain(advice, smaller, parameters)
-    console.print("\n".join(lines), highlight=False)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
     write(output, cli.experiment(advice), lines)
     console.print(f"experiment: {output}; run it: lit-vision fit -c {output}", soft_wrap=True)
     return advice
@@ -66,7 +65,7 @@ class AdviseCLI(VisionCLI):
     def before_instantiate_classes(self) -> None:
         """Keeps the options before defaults of this machine come in."""
         self.plain = yaml.safe_load(
-            self._parser("fit").dump(copy.deepcopy(self.config["fit"]), skip_default=True, skip_none=True)
+            self._parser("fit").dump(self.config["fit"].clone(), skip_default=True, skip_none=False)
         )
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -102,10 +101,14 @@ class AdviseCLI(VisionCLI):
         return self.options.model.class_path.endswith("TransferClassifier") and name.startswith(ADAM_LIKE)
 
 
+_WORDS = {"few": "little data", "many": "much data", "similar": "like", "different": "unlike"}
+
+
 def explain(advice: Advice, smaller: str | None, parameters: int) -> list[str]:
     """The advice in sentences: what was found, the case, what to do."""
-    case = advice.case.replace("_", ", ").replace("few", "little data").replace("many", "much data")
-    lines = [*advice.reasons, f"case: {case}: {advice.recipe.words}"]
+    amount, likeness = advice.case.split("_")
+    case = f"{_WORDS[amount]}, {_WORDS[likeness]}"
+    lines = [*advice.reasons, f"case: {case} the pretraining: {advice.recipe.words}"]
     if advice.small:
         hint = f": {smaller}" if smaller else ""
         lines.append(f"{parameters / 1e6:.1f} M parameters are many for so little data: try a smaller backbone{hint}")

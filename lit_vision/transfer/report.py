@@ -48,15 +48,17 @@ def _counts(datamodule: Any, train: Int64Array) -> tuple[Counter[int], int]:
 
 
 def estimates_table(found: Similarity) -> Table:
-    """What the features of each stage are worth, from the image to the head, beside those of random weights."""
-    title = f"Features of {found.images} pictures, {len(found.groups)} places: what they tell of the labels"
+    """What the features of each stage are worth, from the image to the head; last, the random twin's variance."""
+    title = f"Features of {found.images} pictures, {len(found.groups)} places: what they tell of the labels (* = most)"
     table = Table(title=title, title_justify="left")
-    for name in ("stage", "ends at", "variance", "accuracy", "5 nearest", "LogME", "random: variance", "accuracy"):
-        table.add_column(name, justify="left" if name in ("stage", "ends at") else "right")
+    table.add_column("stage", no_wrap=True)
+    table.add_column("ends at", overflow="fold")
+    for name in ("variance", "accuracy", "5 near", "LogME", "random"):
+        table.add_column(name, justify="right", no_wrap=True)
     for stage in reversed(range(len(found.pretrained))):
         own, twin = found.pretrained[stage], found.random[stage]
         spread = paired(own.probe.errors, np.zeros(len(found.groups)), found.groups)
-        mark = " (best)" if stage == found.best else ""
+        mark = " *" if stage == found.best else ""
         table.add_row(
             f"{stage}{mark}",
             own.module,
@@ -65,7 +67,6 @@ def estimates_table(found: Similarity) -> Table:
             f"{own.neighbours:.3f}",
             f"{own.logme:.2f}",
             f"{twin.probe.explained:.2f}",
-            f"{twin.probe.accuracy:.3f}",
         )
     return table
 
