@@ -61,7 +61,7 @@ class Resources(pl.Callback):
         """The contents of the file."""
         device = trainer.strategy.root_device
         facts: dict[str, str | int | float] = {
-            "seconds": round(time.monotonic() - self._start, 1),
+            "seconds": round(time.monotonic() - self._start, 3),
             "epochs": trainer.current_epoch - self._first_epoch,
             "optimizer_steps": trainer.global_step,
             "images_per_second": round(self._images / max(self._training_seconds, 1e-9), 1),

@@ -44,6 +44,11 @@ def expected(task: str, prediction: dict[str, torch.Tensor]) -> np.ndarray:
     ].numpy()
 
 
+def by_place(rows: np.ndarray) -> np.ndarray:
+    """Detections (score, box) in the order of their boxes, to the pixel."""
+    return rows[np.lexsort((rows[:, 0], *rows[:, 1:].round().T))]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_five_bands_from_training_to_prediction(task: str, workspace: Path, bands: Path) -> None:
     low = {"objectness_threshold": 0.0, "score_threshold": 0.0} if task == "detection" else {}
@@ -74,7 +79,10 @@ def test_five_bands_from_training_to_prediction(task: str, workspace: Path, band
         with torch.inference_mode():
             (wanted,) = alone.predict_step(batch, 0)
             outputs, turned = alone(image), alone(image.flip(1))
-        np.testing.assert_allclose(values, expected(task, wanted), atol=0.01)
+        truth = expected(task, wanted)
+        if task == "detection":  # scores that are equal but for rounding have no order
+            values, truth = by_place(values), by_place(truth)
+        np.testing.assert_allclose(values, truth, atol=0.01)
         assert values.size > 0
         assert not all(map(torch.allclose, outputs, turned))  # the negative control: the order of bands matters
 
