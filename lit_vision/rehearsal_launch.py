@@ -40,6 +40,8 @@ class Servers:
         threads = str(max(cores // RANKS, 1))
         self._environment = {"OMP_NUM_THREADS": threads, **os.environ, "CUDA_VISIBLE_DEVICES": ""}
         self._environment[FILES_CHECKED] = str(folder / "files.npz")
+        # W&B's service of a process around this one would hold the id of a run that is killed for ever.
+        self._environment.pop("WANDB_SERVICE", None)
         self._servers = [
             subprocess.Popen(
                 [sys.executable, "-m", "lit_vision.rehearsal_server", *words],

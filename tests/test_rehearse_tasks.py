@@ -23,7 +23,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_broken_run_equals_uncut_one(task: str, pictures: Path, tmp_path: Path) -> None:
+def test_broken_run_equals_uncut_one(
+    task: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SERVICE", "of-a-process-around-this-one")
     data = SAMPLES.get(task, OTHERS)
     experiment = write_experiment(
         tmp_path / "tiny.yaml", task, pictures, data=data, max_epochs=3, callbacks=[UNFREEZING]

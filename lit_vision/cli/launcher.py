@@ -53,7 +53,9 @@ class Launcher:
             SystemExit: there was a SIGTERM; with code 143.
         """
         self._end_if_stopped()
-        self._process = subprocess.Popen([*PROGRAM, *words], env={**os.environ, **environment})
+        # Each process has a W&B service of its own: a shared one would hold the id of a run that is killed.
+        inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+        self._process = subprocess.Popen([*PROGRAM, *words], env={**inherited, **environment})
         try:
             if self.stopped:
                 self._process.terminate()  # it came while the process was started

@@ -5,7 +5,7 @@ What is measured is the picture for a classifier, pixels for masks, and boxes fo
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -68,7 +68,8 @@ def batches(datamodule: Any, positions: Int64Array, size: int) -> Iterator[dict[
     dataset.positions = positions
     collate = Collate(datamodule.listed, 32 if datamodule.fit == "native" else 1)
     for start in range(0, len(positions), size):
-        yield collate([dataset[k] for k in range(start, min(start + size, len(positions)))])  # type: ignore[misc]
+        samples = [dataset[k] for k in range(start, min(start + size, len(positions)))]
+        yield cast(dict[str, Any], collate(samples))
 
 
 def regions(batch: dict[str, Any], classes: int, rng: np.random.Generator) -> Regions:

@@ -5,7 +5,7 @@ same network with random weights. Where they are unlike, features get worse from
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -171,7 +171,8 @@ def pictures_per_class(datamodule: Any) -> float:
 
 
 def _backbone(task: Any) -> nn.Module:
-    return next(iter(task.backbones.values()))  # type: ignore[no-any-return]
+    backbones: Mapping[str, nn.Module] = task.backbones
+    return next(iter(backbones.values()))
 
 
 def _stages(task: Any) -> list[list[str]]:

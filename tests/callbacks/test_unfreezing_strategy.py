@@ -1,6 +1,9 @@
 """What each strategy opens, and that a measured one is decided once."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,24 @@ def test_auto_measures_once_and_keeps_to_it(
     assert unfreezing_of(resumed).open == unfreezing_of(first).open
     with pytest.raises(AssertionError, match="measured again"):
         command("fit", path, "--runs", str(tmp_path / "others"))
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_rank_0_has_measured(tmp_path: Path, drawn: Path) -> None:
+    """RankCheck, on by itself, would stop the run at a stage that only one of them opens."""
+    path = experiment(tmp_path, drawn, strategy="auto")
+    options = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_vision", "fit", "-c", str(path), *options],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = (tmp_path / "runs").rglob(unfreezing_strategy.FILE)
+    facts = json.loads(file.read_text())
+    said = done.stdout + done.stderr
+    assert said.count(f"strategy: {facts['case']}:") == 1  # rank 0 alone measures and says so
+    assert said.count(" opens at epoch ") == len(facts["recipe"]["at"])
