@@ -52,7 +52,7 @@ def advise(images: int, per_class: float, batch_size: int, parameters: int, foun
     epochs = max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps))
     reasons = [_amount(images), *_likeness(found)]
     if case == "few_similar":
-        reasons.append(f"with {per_class:.0f} pictures for each class it pays to {enough_for(per_class).words}")
+        reasons.append(f"with {per_class:.0f} pictures to learn a class from it pays to {enough_for(per_class).words}")
     return Advice(case, recipe, reasons, epochs, LR if recipe.at else HEAD_LR, small)
 
 

@@ -49,7 +49,7 @@ def _counts(datamodule: Any, train: Int64Array) -> tuple[Counter[int], int]:
 
 def estimates_table(found: Similarity) -> Table:
     """What the features of each stage are worth, from the image to the head; last, the random twin's variance."""
-    title = f"Features of {found.images} pictures, {len(found.groups)} places: what they tell of the labels (* = most)"
+    title = f"What features of {found.images} pictures tell of labels (* = most)"
     table = Table(title=title, title_justify="left")
     table.add_column("stage", no_wrap=True)
     table.add_column("ends at", overflow="fold")

@@ -88,5 +88,5 @@ def test_the_more_pictures_of_each_class_the_deeper(per_class: int, recipe: Reci
     found = advise(490, per_class, 32, 0, SIMILAR)
     assert found.case == "few_similar"
     assert found.recipe == recipe
-    assert found.reasons[-1] == f"with {per_class} pictures for each class it pays to {recipe.words}"
+    assert found.reasons[-1] == f"with {per_class} pictures to learn a class from it pays to {recipe.words}"
     assert advise(490, per_class, 32, 0, DIFFERENT).recipe == GENTLE
