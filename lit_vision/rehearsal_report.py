@@ -75,7 +75,8 @@ class Evidence:
     def wandb_ids(self) -> set[str]:
         """Ids of its W&B runs."""
         found = (self.folder / "runs" / "rehearsal").glob("*/wandb/*run-*")
-        return {path.name.rpartition("-")[2] for path in found if path.is_dir()}
+        names = (path.name.partition("run-")[2] for path in found if path.is_dir())
+        return {name.split("-")[1] for name in names}  # <time>-<id>, and -1 behind it where two begin in one second
 
 
 def checks(whole: Evidence, broken: Evidence, codes: Sequence[Sequence[int]], steps: tuple[int, int]) -> list[Check]:

@@ -183,3 +183,12 @@ def test_a_rehearsal_finds_what_depends_on_the_interpreter(
 def test_a_rank_that_fails_alone_ends_the_rehearsal(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="fails on two processes: rank 1 has had enough"):
         rehearsed(workspace, monkeypatch, "test_rehearse.FailsOnOne")
+
+
+def test_two_launches_within_a_second_have_one_id(tmp_path: Path) -> None:
+    """W&B then puts a number behind the second one's folder."""
+    for name in ("offline-run-20261126_081256-wu33dn5s", "offline-run-20261126_081256-wu33dn5s-1"):
+        (tmp_path / "runs/rehearsal/one/wandb" / name).mkdir(parents=True)
+    assert Evidence(tmp_path).wandb_ids() == {"wu33dn5s"}
+    (tmp_path / "runs/rehearsal/one/wandb/offline-run-20261126_081257-other123").mkdir()
+    assert Evidence(tmp_path).wandb_ids() == {"wu33dn5s", "other123"}

@@ -219,6 +219,6 @@ def test_continued_run_has_the_same_id_and_one_line_of_history(workspace: Path) 
     assert again.folder == first.folder
     runs = sorted(path.name for path in (first.folder.path / "wandb").glob("offline-run-*"))
     assert len(runs) == 2
-    assert {name.rpartition("-")[2] for name in runs} == {first.folder.id}
+    assert {name.split("-")[3] for name in runs} == {first.folder.id}  # -1 follows where both began in one second
     steps = [int(row["step"]) for row in rows(first.folder.path) if row["train/loss"]]
     assert steps == list(range(8))
