@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,10 @@ class AdviseCLI(VisionCLI):
             self._parser("fit").dump(self.config["fit"].clone(), skip_default=True, skip_none=False)
         )
 
+        optimizer = self.config["fit"].model.get("init_args", {}).get("optimizer")
+        if optimizer is not None and "class_path" in optimizer:
+            self.plain["model"].setdefault("init_args", {})["optimizer"] = _whole(optimizer)
+
     def _run_subcommand(self, subcommand: str) -> None:
         rank_zero_info("measuring what the pretrained features are worth; nothing is trained")
 
@@ -83,8 +89,8 @@ class AdviseCLI(VisionCLI):
             model.pop(name, None)
         if self.calibrated(model):
             trainer["max_epochs"] = advice.epochs
-            optimizer = model.setdefault("optimizer", {"class_path": "torch.optim.AdamW", "init_args": {}})
-            optimizer["init_args"] = {"weight_decay": 0.05, **optimizer.get("init_args", {}), "lr": advice.lr}
+            optimizer = model["optimizer"]
+            optimizer["init_args"] = {**optimizer["init_args"], "lr": advice.lr}
         callbacks = [one for one in trainer.get("callbacks") or [] if "ProgressiveUnfreezing" not in str(one)]
         recipe = advice.recipe
         arguments = {"at": list(recipe.at), "unit": "fraction", "max_stages": PARTS, "lr_decay": recipe.lr_decay}
@@ -102,6 +108,26 @@ class AdviseCLI(VisionCLI):
 
 
 _WORDS = {"few": "little data", "many": "much data", "similar": "like", "different": "unlike"}
+
+
+def _whole(optimizer: Any) -> dict[str, Any]:
+    """An optimizer with all that its class would not do by itself.
+
+    The dump leaves out what the task's default optimizer has, such as a weight decay of 0.05; read again, that would
+    become the class's own.
+    """
+    module, _, name = optimizer.class_path.rpartition(".")
+    defaults = signature(getattr(import_module(module), name)).parameters
+    given = vars(optimizer.get("init_args", {}))
+    kept = {
+        key: value for key, value in given.items() if key in ("lr", "weight_decay") or _differs(defaults[key], value)
+    }
+    return {"class_path": optimizer.class_path, "init_args": kept}
+
+
+def _differs(parameter: Parameter, value: Any) -> bool:
+    default = parameter.default
+    return bool(value != (type(value)(default) if isinstance(default, list | tuple) else default))
 
 
 def explain(advice: Advice, smaller: str | None, parameters: int) -> list[str]:

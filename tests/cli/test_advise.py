@@ -1,6 +1,7 @@
 """`lit-vision advise` as a user calls it: the advice, and an experiment that fit runs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny import TASKS, write_experiment
 
 from lit_vision.__main__ import main
 from lit_vision.networks.backbones import create_classifier
+from lit_vision.transfer.advice import HEAD_LR, LEAST_EPOCHS, LEAST_STEPS, LR
 
 BACKBONES = {"classification": "test_resnet", "segmentation": "lcnet_050", "instances": "lcnet_050"}
 
@@ -37,6 +39,14 @@ def test_the_experiment_that_it_writes_runs(
     assert callback["class_path"] == "ProgressiveUnfreezing"
     assert callback["init_args"]["unit"] == "fraction"
     assert written["data"]["init_args"]["batch_size"] == 3  # what was said on the command line counts
+    if task == "classification":  # whose lengths and rates were measured: 150 steps of a head alone, or of more
+        steps = max(len(list((drawn / task / "train").rglob("*.jpg"))) // 3, 1)
+        assert written["trainer"]["max_epochs"] == max(LEAST_EPOCHS, -(-LEAST_STEPS // steps))
+        rate = written["model"]["init_args"]["optimizer"]["init_args"]["lr"]
+        assert rate == (LR if callback["init_args"]["at"] else HEAD_LR)
+    else:
+        assert written["trainer"]["max_epochs"] == 1  # the user's own
+    assert written["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.05  # torch's own is 0.01
     assert not Path("runs").exists()
     assert main(["fit", "-c", "mine_advised.yaml", "--trainer.max_epochs", "1", "--wandb", "off"]) == 0
 
@@ -49,6 +59,33 @@ def test_an_earlier_advice_is_kept(tmp_path: Path, drawn: Path, monkeypatch: pyt
     Path("mine_advised.yaml").write_text("mine: 1\n")
     assert main(["advise", "-c", str(path), "--images", "10"]) == 0
     assert Path("mine_advised.old").read_text() == "mine: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "written"),
+    [
+        ({"class_path": "SGD", "init_args": {"lr": 0.001, "weight_decay": 0.05, "momentum": 0.9}}, None),
+        ({"class_path": "AdamW", "init_args": {"lr": 0.5, "weight_decay": 0.01, "betas": [0.8, 0.9]}}, {"lr": HEAD_LR}),
+    ],
+)
+def test_the_users_optimizer_stays(
+    optimizer: dict[str, Any],
+    written: dict[str, float] | None,
+    tmp_path: Path,
+    drawn: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where a value is that of the task's default optimizer; AdamW alone gets the rate that was measured for it."""
+    monkeypatch.chdir(tmp_path)
+    model = {"weights": weights_of("classification", tmp_path), "optimizer": optimizer}
+    path = write_experiment(Path("mine.yaml"), "classification", drawn, model=model)
+    assert main(["advise", "-c", str(path), "--images", "10"]) == 0
+    found = yaml.safe_load(Path("mine_advised.yaml").read_text())
+    rate = found["model"]["init_args"]["optimizer"]["init_args"].pop("lr")
+    expected = dict(optimizer["init_args"])
+    own = expected.pop("lr")
+    assert rate == own if written is None else rate in (HEAD_LR, LR)
+    assert found["model"]["init_args"]["optimizer"]["init_args"] == expected
 
 
 @pytest.mark.parametrize(

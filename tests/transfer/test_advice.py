@@ -31,6 +31,14 @@ def test_verdicts() -> None:
     assert (DIFFERENT.best, DIFFERENT.good_until) == (2, 2)
 
 
+def test_good_features_have_to_lie_in_the_deepest_third() -> None:
+    """Of six stages the deepest two count; random weights are far behind in both cases."""
+    assert similarity([0.5, 0.9, 0.6, 0.4, 0.3, 0.2], [0.1] * 6).verdict == "similar"
+    third = similarity([0.5, 0.6, 0.9, 0.4, 0.3, 0.2], [0.1] * 6)
+    assert (third.deep, third.good_until) == (2, 2)
+    assert third.verdict == "different"
+
+
 def test_no_better_than_random_weights_is_different() -> None:
     flat = [0.3] * 6
     assert similarity(flat, flat, spread=0.05).verdict == "different"

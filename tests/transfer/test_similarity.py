@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lit_vision.data import ClassificationDataModule, DetectionDataModule, InstanceDataModule, SegmentationDataModule
 from lit_vision.tasks import InstanceSegmenter, SemanticSegmenter, TransferClassifier, VisionTask, YOLODetector
-from lit_vision.transfer.similarity import SAMPLES, measure
+from lit_vision.transfer.estimates import probe
+from lit_vision.transfer.features import calibrate, random_twin
+from lit_vision.transfer.sample import batches
+from lit_vision.transfer.similarity import BATCH, SAMPLES, measure
 
 SHARED = Path(__file__).parents[3] / "shared"
 SMALL = {"decoder_args": {"decoder_channels": [16, 16, 8, 8, 8]}, "encoder": "lcnet_050"}
@@ -45,6 +49,32 @@ def test_every_task_can_be_measured(task: str, drawn: Path) -> None:
     assert torch.equal(numbers, torch.get_rng_state())
     again = measure(model, data, images=10)
     assert [one.probe.explained for one in again.pretrained] == [one.probe.explained for one in found.pretrained]
+
+
+def test_the_random_twin_is_measured_with_statistics_of_the_data(drawn: Path) -> None:
+    """Its last stage by hand: drawn anew, batch normalisation over the sample's batches, pooled, probed."""
+    model, data = built("classification", drawn)
+    found = measure(model, data, images=8, seed=3)
+    twin = random_twin(model, 3)
+    plain = explained(twin, data, found.images)
+    calibrate(twin.network, [twin.preprocess(batch["image"]) for batch in all_batches(data, found.images)])
+    assert found.random[0].probe.explained == pytest.approx(explained(twin, data, found.images), abs=1e-5)
+    assert abs(plain - found.random[0].probe.explained) > 1e-3  # without them it is another network
+
+
+def all_batches(data: Any, count: int) -> list[dict[str, Any]]:
+    assert count == len(data.index.indices("train"))
+    return list(batches(data, data.index.indices("train"), BATCH))
+
+
+def explained(twin: Any, data: Any, count: int) -> float:
+    features, labels = [], []
+    for batch in all_batches(data, count):
+        with torch.no_grad():
+            features.append(twin.network.forward_features(twin.preprocess(batch["image"])).mean((2, 3)))
+        labels.append(batch["label"])
+    targets = torch.nn.functional.one_hot(torch.cat(labels)).double().numpy()
+    return probe(torch.cat(features).double().numpy(), targets[:, targets.any(0)], np.arange(count), seed=3).explained
 
 
 @pytest.mark.slow
