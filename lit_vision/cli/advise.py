@@ -119,13 +119,14 @@ def _whole(optimizer: Any) -> dict[str, Any]:
     module, _, name = optimizer.class_path.rpartition(".")
     defaults = signature(getattr(import_module(module), name)).parameters
     given = vars(optimizer.get("init_args", {}))
-    kept = {
-        key: value for key, value in given.items() if key in ("lr", "weight_decay") or _differs(defaults[key], value)
-    }
+    kept = {key: value for key, value in given.items() if _differs(defaults.get(key), value)}
     return {"class_path": optimizer.class_path, "init_args": kept}
 
 
-def _differs(parameter: Parameter, value: Any) -> bool:
+def _differs(parameter: Parameter | None, value: Any) -> bool:
+    """Whether an argument has to be said; rates always, so that they can be seen."""
+    if parameter is None or parameter.name in ("lr", "weight_decay"):
+        return value is not None
     default = parameter.default
     return bool(value != (type(value)(default) if isinstance(default, list | tuple) else default))
 
