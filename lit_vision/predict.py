@@ -123,6 +123,9 @@ def _predictions(
     task: VisionTask, paths: Sequence[Path], batch_size: int, num_workers: int
 ) -> Iterator[tuple[int, Any]]:
     """(position, prediction or problem) of every picture, in order."""
+    if task.tile is not None:
+        yield from enumerate(_in_tiles(task, path) for path in paths)
+        return
     loader: DataLoader[Any] = DataLoader(
         PictureFiles(paths, task.data),
         batch_size=batch_size,
@@ -136,6 +139,15 @@ def _predictions(
         for problem in problems:
             yield position, problem if problem is not None else next(found)
             position += 1
+
+
+def _in_tiles(task: VisionTask, path: Path) -> Any:
+    try:
+        image = read_image(path, task.data["in_channels"], task.data["depth"])
+    except UserError as error:
+        return str(error)
+    with torch.inference_mode():
+        return task.predict_whole(image)
 
 
 def _predict(task: VisionTask, batch: dict[str, Any]) -> Sequence[Any]:

@@ -19,7 +19,7 @@ from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.sharding import blocks
 from lit_vision.networks.stages import Stages, divide
 from lit_vision.tasks.optimization import as_channels_last, parameter_groups, scale_learning_rates, warmup_cosine
-from lit_vision.types import Batch
+from lit_vision.types import Batch, UInt8Array
 
 CHECKPOINT_VERSION = 1
 Freeze = str | int | list[str]
@@ -44,6 +44,9 @@ class VisionTask(pl.LightningModule):
         channels_last: memory format of network and batch; faster on CPUs and tensor cores.
         compile: torch.compile the networks (minutes on a CPU without gain; for GPUs).
         num_classes: only compared with the data, where you want to be sure; K follows from class_names.
+        tile: `predict` cuts pictures into tiles of this side, pixels of the original, brings each to the network's
+            input as a picture of its own, and joins the results; null = the whole picture at once.
+        tile_overlap: smallest share of their side that neighbouring tiles have in common.
     """
 
     monitor: str = "val/loss"  # an instance may choose another, as for several labels
@@ -67,8 +70,13 @@ class VisionTask(pl.LightningModule):
         channels_last: bool = True,
         compile: bool = False,
         num_classes: int | None = None,
+        tile: int | None = None,
+        tile_overlap: float = 0.25,
     ) -> None:
         super().__init__()
+        has_tiles = type(self).predict_whole is not VisionTask.predict_whole
+        if tile is not None and not has_tiles:
+            raise UserError(f"model.tile is {tile}, but a {type(self).__name__} does not work in tiles: leave it out")
         if not class_names:
             raise UserError("model.class_names is empty: give at least one class name")
         if num_classes not in (None, len(class_names)):
@@ -80,10 +88,12 @@ class VisionTask(pl.LightningModule):
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.warmup, self.lr_decay, self.freezing = warmup, lr_decay, freeze
         self.channels_last, self.compiled = channels_last, compile
+        self.tile, self.tile_overlap = tile, tile_overlap
         self.data: dict[str, Any] = {}
         self.held_norms: list[str] = []  # of frozen stages: they stay in evaluation mode
         self.stages: Stages | None = None  # what thaws together, where a callback divides the backbones otherwise
-        self.save_hyperparameters({"class_names": self.class_names})
+        tiling = {"tile": tile, "tile_overlap": tile_overlap} if has_tiles else {}
+        self.save_hyperparameters({"class_names": self.class_names, **tiling})
 
     @property
     def num_classes(self) -> int:
@@ -196,6 +206,10 @@ class VisionTask(pl.LightningModule):
         if len(batch["index"]) == 0:
             return []
         return self._evaluate(batch, cast(Metric, self.metrics[stage]), stage)
+
+    def predict_whole(self, image: UInt8Array) -> Mapping[str, Any]:
+        """The prediction of one picture (H, W, C) in tiles, in its own pixels; for tasks that have tiles."""
+        raise NotImplementedError
 
     def on_validation_epoch_end(self) -> None:
         """Metrics over the whole validation split."""
