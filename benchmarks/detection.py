@@ -61,8 +61,8 @@ class Training:
         settings |= {**self.options.set, **own, "trainer.max_epochs": self.options.epochs + 1}
         settings |= {"trainer.limit_val_batches": 0, "trainer.callbacks+": "epoch_clock.EpochClock"}
         settings |= {"trainer.callbacks.bare_steps": self.options.bare_steps}
-        ours.fit(self.options.experiment, settings, folder, log, self.options.threads or cores, cores)
-        facts = json.loads((folder / "epochs.json").read_text())
+        cost, _ = ours.fit(self.options.experiment, settings, folder, log, self.options.threads or cores, cores)
+        facts = json.loads((folder / "epochs.json").read_text()) | {"busy": cost.cpu_seconds / cost.wall_seconds}
         return {**facts, **ours.size_of(folder / "checkpoints/last.ckpt", self.options.image_size)}
 
     def theirs(self, batch: int, cores: int) -> dict[str, Any]:
@@ -113,14 +113,10 @@ def row(name: str, runs: Sequence[dict[str, Any]], peer: Sequence[dict[str, Any]
     ratio = speed(runs) / speed(peer)
     work = ratio * runs[0]["gflops"] / peer[0]["gflops"]
     cost = loop_cost(runs)
-    facts = [str(batch), str(cores), name, f"{runs[0]['precision']}, {runs[0]['layout']}", f"{runs[0]['gflops']:.2f}"]
-    return [
-        *facts,
-        f"{speed(runs):.2f}",
-        f"x{ratio:.2f}",
-        f"x{work:.2f}",
-        "-" if cost is None else f"{100 * cost:+.0f} %",
-    ]
+    busy = statistics.median(one["busy"] for one in runs)
+    facts = [str(batch), f"{busy:.1f} of {cores}", name, f"{runs[0]['precision']}, {runs[0]['layout']}"]
+    added = "-" if cost is None else f"{100 * cost:+.0f} %"
+    return [*facts, f"{runs[0]['gflops']:.2f}", f"{speed(runs):.2f}", f"x{ratio:.2f}", f"x{work:.2f}", added]
 
 
 def has_bf16() -> bool:
@@ -145,7 +141,8 @@ def nms(rounds: int) -> None:
     scores = torch.rand(BOXES, generator=generator) * 0.98 + 0.01
     lone = torch.zeros(BOXES, CLASSES).scatter_(1, labels[:, None], 1.0)
     rows = []
-    for name, classes, chances in (("1 class", labels * 0, torch.ones(BOXES, 1)), ("80 classes", labels, lone)):
+    cases = {"of one class": (labels * 0, torch.ones(BOXES, 1)), "picked from 10,000 x 80 scores": (labels, lone)}
+    for name, (classes, chances) in cases.items():
         ways: dict[str, Callable[[], torch.Tensor]] = {
             "ours": lambda c=chances: select_detections(boxes, scores, c, 0.001, 0.001, IOU, KEPT)["scores"],
             "torchvision": lambda c=classes: scores[batched_nms(boxes, scores, c, IOU)[:KEPT]],
@@ -211,7 +208,7 @@ def main() -> None:
         peer = Ultralytics(options.peer_python, options.work, options.threads or cores)
         for batch in options.batch_sizes:
             rows += Training(options, data, peer).compare(batch, cores)
-    header = ["batch", "cores", "side", "precision, layout", "GFLOPs", "images/s", "ratio", "at equal work"]
+    header = ["batch", "cores busy", "side", "precision, layout", "GFLOPs", "images/s", "ratio", "at equal work"]
     print(table([*header, "loop over bare step"], rows))
 
 

@@ -34,7 +34,7 @@ import lit_vision_command as ours
 import yaml
 from budget import Record, add_record, cost_of_epochs, epochs_within, find_record, read_records, table
 from process_cost import Cost
-from ultralytics_command import Ultralytics
+from ultralytics_command import Ultralytics, own_scores
 from ultralytics_command import size_of as peer_size
 
 LOWEST_SCORE = 0.001
@@ -94,6 +94,7 @@ class Series:
             labels = self.peer.detect(name, self.data / "yolo/data.yaml", size)
             found = coco_scores.read_yolo_labels(labels, self.truth, names)
             facts = peer_size(self.peer.log(name).read_text(errors="replace"), size)
+            facts |= own_scores(self.peer.log(f"{name}-val").read_text(errors="replace"))
         else:
             checkpoint = self.work / "runs" / name / "checkpoints/best.ckpt"
             output, log = self.work / "detections" / name, self.work / f"logs/{name}-predict.log"
@@ -160,11 +161,11 @@ class Series:
 
 def prepare(root: Path, output: Path) -> Path:
     """Copies of a data set as COCO and as YOLO text, with the same splits; the data set itself is only read."""
+    if (output / "complete").is_file():
+        return output
     from lit_vision.data.formats import coco, read, yolo
     from lit_vision.data.splits import split
 
-    if (output / "complete").is_file():
-        return output
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     index = read(root, "coco")

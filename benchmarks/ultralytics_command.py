@@ -62,7 +62,7 @@ class Ultralytics:
         weights = self.work / "runs" / name / "weights/best.pt"
         settings = {"model": weights.resolve(), "data": data.resolve(), "imgsz": image_size, "plots": False}
         words = [str(self.yolo), "detect", "val", *_words({**settings, **where, "save_txt": True, "save_conf": True})]
-        run(words, self.work / f"logs/{name}-val.log", self.variables, self.work)
+        run(words, self.log(f"{name}-val"), self.variables, self.work)
         return self.work / "detections" / name / "labels"
 
     def log(self, name: str) -> Path:
@@ -92,3 +92,16 @@ def size_of(log: str, image_size: int) -> dict[str, float]:
         raise ValueError("no summary with parameters and GFLOPs in the log")
     gflops = float(found[2]) * (image_size / DRAWN_AT) ** 2
     return {"parameters": int(found[1].replace(",", "")), "gflops": round(gflops, 3)}
+
+
+def own_scores(log: str) -> dict[str, float]:
+    """The mAP that `yolo detect val` prints, by a computation of its own: to hold ours against, not to report.
+
+    Raises:
+        ValueError: there is no such line.
+    """
+    lines = re.findall(r"^\s+all\s+\d+\s+\d+\s+\S+\s+\S+\s+(\S+)\s+(\S+)\s*$", log, re.MULTILINE)
+    if not lines:
+        raise ValueError("no line for all classes in the log")
+    map_50, mean = map(float, lines[-1])
+    return {"own_map_50": map_50, "own_map": mean}

@@ -14,7 +14,7 @@ import yaml
 from budget import add_record, read_records
 from PIL import Image
 from process_cost import Cost
-from ultralytics_command import Ultralytics, size_of
+from ultralytics_command import Ultralytics, own_scores, size_of
 
 ENTRY = {"peer": "yolo26n.yaml"}
 
@@ -116,6 +116,14 @@ def test_what_the_peer_says_of_its_network() -> None:
         size_of("", 416)
 
 
+def test_what_the_peer_says_of_its_own_accuracy() -> None:
+    first = "                   all         87       1137    0.00204      0.285    0.00215   0.000674\n"
+    last = "      all    87    1137    0.81      0.7    0.75   0.45\n      RBC  1 2 3 4 5 6\n"
+    assert own_scores(first + last) == {"own_map_50": 0.75, "own_map": 0.45}
+    with pytest.raises(ValueError, match="no line"):
+        own_scores("")
+
+
 def test_epochs_of_the_peer_are_timed_without_the_first(tmp_path: Path) -> None:
     peer = Ultralytics.__new__(Ultralytics)
     peer.work = tmp_path
@@ -143,12 +151,12 @@ def test_every_entry_names_a_side_that_is_there() -> None:
 
 
 def test_speeds_are_medians_over_rounds() -> None:
-    ours = [{"images": 96, "steps": 6, "gflops": 5.0, "precision": "32", "layout": "x"} for _ in range(2)]
+    ours = [{"images": 96, "steps": 6, "gflops": 5.0, "precision": "32", "layout": "x", "busy": 1.9} for _ in range(2)]
     ours[0] |= {"epoch_seconds": [12.0, 12.0], "bare_step_seconds": [1.5, 1.6]}
     ours[1] |= {"epoch_seconds": [12.0, 90.0], "bare_step_seconds": [1.6, 9.0]}
-    peer = [{"images": 100, "gflops": 8.0, "epoch_seconds": [50.0]}]
+    peer = [{"images": 100, "gflops": 8.0, "busy": 1.0, "epoch_seconds": [50.0]}]
     assert detection.speed(ours) == 8.0
     assert detection.loop_cost(ours) == pytest.approx(2.0 / 1.6 - 1)
     assert detection.loop_cost(peer) is None
     shown = detection.row("ours", ours, peer, 16, 2)
-    assert shown == ["16", "2", "ours", "32, x", "5.00", "8.00", "x4.00", "x2.50", "+25 %"]
+    assert shown == ["16", "1.9 of 2", "ours", "32, x", "5.00", "8.00", "x4.00", "x2.50", "+25 %"]
