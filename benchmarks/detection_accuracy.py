@@ -115,9 +115,11 @@ class Series:
         }
 
     def calibrate(self, label: str, entry: Mapping[str, Any]) -> Record:
-        """Cost of an entry's start and epochs; from the output where it stands there for this machine and threads."""
+        """Cost of an entry's start and epochs; from the output where it was measured on this machine before."""
         wanted = self.about(label, entry) | {"kind": "calibration", "threads": self.options.threads}
         wanted |= {"machine": machine()}
+        if self.options.minutes:  # its seconds by the clock are worth nothing if the machine had other work
+            wanted["clock"] = "wall"
         known = find_record(read_records(self.options.output), wanted)
         if known:
             return known

@@ -53,11 +53,14 @@ def test_a_series_trains_what_the_budget_holds_and_goes_on(tmp_path: Path, capsy
     assert again.epochs == [1, 3, 179]
     by_clock = Pretended(output, cpu_minutes=None, minutes=30.0)
     by_clock.run("a", ENTRY, 0)
-    assert by_clock.epochs == [179]  # (1800 - 5) / 10
+    assert by_clock.epochs == [1, 3, 179]  # (1800 - 5) / 10
+    by_clock.run("a", ENTRY, 1)
+    assert by_clock.epochs == [1, 3, 179, 179]
     accuracy.show(read_records(output))
     shown = capsys.readouterr().out
     assert "| p | 60 cpu minutes | 416 | a | 0, 1 | 0.500 (0.500-0.500) | 0.250 (0.250-0.250) | 179 | 59.8 |" in shown
     assert "| a | p | 416 | 20.0 | 10 |" in shown
+    assert "| p | 30 wall minutes | 416 | a | 0, 1 |" in shown
 
 
 def test_a_calibration_holds_for_its_threads_alone(tmp_path: Path) -> None:
