@@ -130,6 +130,8 @@ class Series:
         found: Record = {"short_runs": list(counts)}
         for clock in ("cpu", "wall"):
             seconds = [getattr(cost, f"{clock}_seconds") for cost in costs]
+            if clock == "wall" and seconds[1] <= seconds[0] and not self.options.minutes:
+                continue  # other work came or went; nobody asks
             around, each = cost_of_epochs(*zip(counts, seconds, strict=True))
             found |= {f"{clock}_around": round(around, 1), f"{clock}_each": round(each, 2)}
         record = {**wanted, **found, **circumstances()}

@@ -74,6 +74,22 @@ def test_a_calibration_holds_for_its_threads_alone(tmp_path: Path) -> None:
     assert Pretended(output).calibrate("a", ENTRY)["cpu_each"] == 99.0
 
 
+class Disturbed(Pretended):
+    """The longer of the short runs ends sooner by the clock."""
+
+    def train(self, *arguments: Any, **options: Any) -> accuracy.Trained:
+        done = super().train(*arguments, **options)
+        return accuracy.Trained(Cost(done.cost.cpu_seconds, 100.0 / done.cost.cpu_seconds, 1.0), done.command)
+
+
+def test_a_clock_that_other_work_disturbed_matters_to_its_own_budget_alone(tmp_path: Path) -> None:
+    record = Disturbed(tmp_path / "results.jsonl").calibrate("a", ENTRY)
+    assert (record["cpu_each"], record["cpu_around"]) == (20.0, 10.0)
+    assert "wall_each" not in record
+    with pytest.raises(ValueError, match="tell nothing of an epoch"):
+        Disturbed(tmp_path / "results.jsonl", cpu_minutes=None, minutes=30.0).calibrate("a", ENTRY)
+
+
 @pytest.fixture
 def pack(tmp_path: Path) -> Path:
     """Ten pictures of one class in one split."""
