@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-POLL = 1.0  # seconds between two looks at the memory
+POLL = 5.0  # seconds between two looks at the memory, which cost some milliseconds per GiB
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cost:
     Args:
         cpu_seconds: user and system, of the process and of every descendant that was waited for (loader workers).
         wall_seconds: from start to end.
-        peak_gib: largest sum of the proportional set sizes (PSS) of all its processes, seen once a second.
+        peak_gib: largest sum of the proportional set sizes (PSS) of all its processes, seen every POLL seconds.
     """
 
     cpu_seconds: float
