@@ -119,7 +119,7 @@ class VisionCLI(LightningCLI):
         self._say_dropped(configs)
         self.channels.read(args, configs, self.options.model.get("init_args", {}))
         self.given_classes = self.options.model.get("init_args", {}).get("class_names")
-        for section, name in (("data", "root"), ("model", "weights")):
+        for section, name in (("data", "root"), ("model", "weights"), ("model", "architecture")):
             arguments = self.options[section].get("init_args", {})
             if isinstance(arguments.get(name), str):
                 arguments[name] = experiment_files.locate(arguments[name], configs, section, name)

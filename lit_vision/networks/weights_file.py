@@ -38,6 +38,8 @@ def stated_licence(file: str | Path) -> str | None:
     Raises:
         UserError: as `read_tensors`.
     """
+    if str(file).endswith(".weights"):  # Darknet's files state nothing
+        return None
     path = _located(file)
     if path.suffix == ".safetensors":
         from safetensors import safe_open
