@@ -55,9 +55,8 @@ class DarknetYOLO(nn.Module):
         own = torch.tensor([kind.anchors for kind in kinds], dtype=torch.float32)
         given = own if anchors is None else arrange_anchors(anchors, len(kinds))
         if given.shape != own.shape:
-            raise UserError(
-                f"`anchors` has {given.shape[:2].numel()} pairs; {config.source} has {len(own.flatten(0, 1))}"
-            )
+            found, wanted = given.shape[:2].numel(), own.shape[:2].numel()
+            raise UserError(f"`anchors` has {found} pairs, but {config.source} wants {wanted}: give as many")
         self.register_buffer("anchors", given)
         self.backbone, self.head = _parts(config, bn_eps)
 

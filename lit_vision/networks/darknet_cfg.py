@@ -101,9 +101,7 @@ def parse(text: str, source: str, classes: int | None = None, channels: int | No
     Raises:
         UserError: names file, line and section, and says what to mend.
     """
-    net, *sections = read_sections(text, source) or [Section(source, "", 1)]
-    if net.name != "net":
-        raise UserError(f"{source}: does not begin with [net]: give the .cfg of a Darknet network")
+    net, *sections = read_sections(text, source)
     own = net.integer("channels", 3, least=1)
     layers: list[Layer] = []
     for number, section in enumerate(sections):

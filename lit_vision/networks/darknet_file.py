@@ -7,6 +7,7 @@ Source: https://github.com/pjreddie/darknet (`parser.c`).
 """
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from lit_vision.errors import UserError
 from lit_vision.networks.darknet_cfg import DarknetConfig
 from lit_vision.networks.darknet_kinds import Convolution
 
-SUFFIX = ".weights"
+_NAME = re.compile(r"\.(weights|conv\.\d+)$")  # darknet53.conv.74 is the beginning of a network, so many layers
 Floats = npt.NDArray[np.float32]
 
 
@@ -44,7 +45,7 @@ class Shape(NamedTuple):
 
 def is_darknet_file(weights: str | Path | None) -> bool:
     """Whether a file of weights is Darknet's, by its name."""
-    return weights is not None and Path(weights).suffix == SUFFIX
+    return weights is not None and _NAME.search(str(weights)) is not None
 
 
 def open_weights(file: str | Path) -> tuple[Header, Floats]:

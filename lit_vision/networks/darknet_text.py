@@ -144,6 +144,8 @@ def read_sections(text: str, source: str) -> list[Section]:
             if not sections or "=" not in line:
                 raise UserError(f"{source}:{number}: {line[:40]!r} is neither [section] nor key=value: is it a .cfg?")
             _add(sections[-1], line, number)
+    if not sections or sections[0].name != "net":
+        raise UserError(f"{source}: does not begin with [net]: give the .cfg of a Darknet network")
     for section in sections:
         _check(section)
     return sections

@@ -62,16 +62,16 @@ def create_yolo(
         return network
     if architecture is not None:
         raise UserError(f"give `architecture: {_short(architecture)}` or `backbone: {backbone}`, not both")
-    chosen, darknet = choose_anchors(anchors, len(strides)), is_darknet_file(weights)
+    if pretrained and weights is not None:
+        raise UserError(f"{backbone} was given both pretrained: true and weights: {weights}; give one of them")
+    chosen, timm_weights = choose_anchors(anchors, len(strides)), None if is_darknet_file(weights) else weights
     args = _with_slope(backbone_args)
-    net = yolo(
-        backbone, num_classes, in_channels, chosen, strides, width, pretrained, None if darknet else weights, args
-    )
+    net = yolo(backbone, num_classes, in_channels, chosen, strides, width, pretrained, timm_weights, args)
     if bn_eps is not None:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = bn_eps
-    if darknet and weights is not None:
+    if weights is not None and timm_weights is None:
         load_backbone(net.backbone, weights, [find_config(name) for name in ("yolov3", "yolov3-spp")])
     return net
 
