@@ -60,7 +60,7 @@ def import_darknet(
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     trainer = pl.Trainer(accelerator="cpu", plugins=[AtomicCheckpointIO()], **quiet)
     trainer.strategy.connect(task)
-    trainer.save_checkpoint(output)
+    trainer.save_checkpoint(output, weights_only=False)
     rank_zero_info(f"{output}: {len(class_names)} classes; pictures come to {height} x {width} by fit: {fit}")
     return Path(output)
 

@@ -44,8 +44,10 @@ def import_darknet(words: list[str]) -> int:
     size = options.image_size
     if size is not None and (len(size) > 2 or min(size) < 1):
         raise UserError("lit-vision import-darknet: --image_size takes a side, or height and width, above 0")
+    from lit_vision.cli.trainer_defaults import quiet
     from lit_vision.darknet import import_darknet as run
 
+    quiet()
     run(
         options.cfg,
         options.weights,
