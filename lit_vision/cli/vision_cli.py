@@ -26,7 +26,7 @@ from lit_vision.cli.trainer_defaults import choose_precision, default_callbacks,
 from lit_vision.data.base import VisionDataModule
 from lit_vision.errors import UserError
 from lit_vision.runs import folder as run_folder
-from lit_vision.runs.checkpoints import AtomicCheckpointIO, check_task, explained, read_header
+from lit_vision.runs.checkpoints import AtomicCheckpointIO, check_task, explained, fill_in, read_header
 from lit_vision.runs.loggers import RunWandbLogger, WandbChoice, run_loggers
 from lit_vision.runs.resume import Resumed, to_continue
 from lit_vision.tasks.base import VisionTask
@@ -183,6 +183,7 @@ class VisionCLI(LightningCLI):
             for name, value in (("pretrained", False), ("weights", None)):
                 if name in arguments:
                     arguments[name] = value
+            fill_in(arguments, self.header["hyper_parameters"])
 
     # --- building -----------------------------------------------------------------------------------------------
     def instantiate_classes(self) -> None:

@@ -123,7 +123,8 @@ def solved_classes(config: DarknetConfig, channels: int, total: int) -> list[int
 
 
 def _misfit(config: DarknetConfig, total: int, file: str | Path) -> str:
-    sums = np.cumsum([shape.floats for shape in layout(config.with_size(_as_written(config)))]).tolist()
+    written = config.with_size(_as_written(config), config.net.integer("channels", 3))
+    sums = np.cumsum([shape.floats for shape in layout(written)]).tolist()
     if total > sums[-1]:
         return (
             f"weights: {file} has {total} numbers, but {config.source} takes {sums[-1]}: {total - sums[-1]} are left "

@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from darknet_files import draw_weights
 from quiet import quiet_trainer
+from safetensors.torch import save_file
+from timm.data import IMAGENET_DEFAULT_MEAN
+from tiny import command, write_experiment
 from torch import nn
 
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
@@ -15,6 +19,7 @@ from lit_vision.data.geometry import fit_frame
 from lit_vision.data.transforms import restore_boxes
 from lit_vision.networks.darknet import DarknetYOLO
 from lit_vision.networks.stages import divide
+from lit_vision.runs.checkpoints import fill_in
 from lit_vision.tasks.checkpoints import load_task
 from lit_vision.tasks.detection import YOLODetector
 
@@ -123,11 +128,12 @@ class Open(ProgressiveUnfreezing):
         self.__dict__.setdefault("seen", []).append({int(n.split(".")[1]) for n, p in named if p.requires_grad})
 
 
-def test_progressive_unfreezing_opens_it_from_the_head_on(cfg: Path, drawn: Path) -> None:
+def test_progressive_unfreezing_opens_it_from_the_head_on(cfg: Path, drawn: Path, tmp_path: Path) -> None:
     data = shapes(drawn)
     task = YOLODetector(data.class_names, architecture=str(cfg), weights=str(cfg.with_suffix(".weights")))
     callback = Open(at=[1, 2, 3], unit="epoch")
-    quiet_trainer(max_epochs=4, limit_train_batches=1, callbacks=[callback]).fit(task, data)
+    run = quiet_trainer(max_epochs=4, limit_train_batches=1, callbacks=[callback], default_root_dir=tmp_path)
+    run.fit(task, data)
     assert callback.__dict__["seen"] == [set(), {4}, {1, 2, 4}, {0, 1, 2, 4}]
 
 
@@ -151,6 +157,27 @@ def test_a_checkpoint_carries_the_cfg(cfg: Path, tmp_path: Path) -> None:
 def test_pixels_come_from_0_to_1_as_in_darknet(cfg: Path) -> None:
     preprocess = detector(cfg).preprocess
     assert (preprocess.mean, preprocess.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_testing_builds_what_was_trained_without_reading_the_weights_again(drawn: Path, workspace: Path) -> None:
+    """Pixel statistics and the slope followed from the weights, and come from the checkpoint then."""
+    network = timm.create_model("lcnet_050", features_only=True, out_indices=(2, 3))
+    save_file(network.state_dict(), workspace / "own.safetensors")
+    experiment = write_experiment(workspace / "a.yaml", "detection", drawn, {"weights": "own.safetensors"})
+    trained = command("fit", experiment).model
+    (workspace / "own.safetensors").unlink()
+    tested = command("test", experiment).model
+    assert tested.preprocess.mean == trained.preprocess.mean
+    assert tested.preprocess.mean == pytest.approx(IMAGENET_DEFAULT_MEAN)
+
+
+def test_what_is_said_stays_and_what_followed_is_filled_in() -> None:
+    arguments = {"mean": None, "std": [1.0], "backbone_args": {"drop_rate": 0.1}}
+    fill_in(arguments, {"mean": [0.5], "std": [0.2], "backbone_args": {"slope": 0.1, "drop_rate": 0.1}})
+    assert arguments == {"mean": [0.5], "std": [1.0], "backbone_args": {"slope": 0.1, "drop_rate": 0.1}}
+    others = {"backbone_args": {"drop_rate": 0.2}}
+    fill_in(others, {"mean": [0.5], "backbone_args": {"slope": 0.1, "drop_rate": 0.1}})
+    assert others == {"backbone_args": {"drop_rate": 0.2}}
 
 
 # --- Darknet's letterbox ---------------------------------------------------------------------------------------------
