@@ -65,7 +65,7 @@ def create_yolo(
     if pretrained and weights is not None:
         raise UserError(f"{backbone} was given both pretrained: true and weights: {weights}; give one of them")
     chosen, timm_weights = choose_anchors(anchors, len(strides)), None if is_darknet_file(weights) else weights
-    args = _with_slope(backbone_args)
+    args = _with_slope(plain_backbone_args(backbone_args, weights))
     net = yolo(backbone, num_classes, in_channels, chosen, strides, width, pretrained, timm_weights, args)
     if bn_eps is not None:
         for module in net.modules():
@@ -83,11 +83,10 @@ def plain_architecture(architecture: str | None, backbone: str | None) -> str | 
     return find_config(architecture).text
 
 
-def plain_backbone_args(backbone_args: dict[str, Any] | None, weights: str | None) -> dict[str, Any] | None:
+def plain_backbone_args(backbone_args: Mapping[str, Any] | None, weights: str | None) -> dict[str, Any] | None:
     """The arguments with the slope of Darknet's leaky ReLU, 0.1, where a .weights file is read and none is given."""
-    if not is_darknet_file(weights):
-        return backbone_args
-    return {"slope": SLOPE, **(backbone_args or {})}
+    given = dict(backbone_args or {})
+    return {"slope": SLOPE, **given} if is_darknet_file(weights) else given or None
 
 
 def _with_slope(backbone_args: Mapping[str, Any] | None) -> dict[str, Any]:

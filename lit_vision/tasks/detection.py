@@ -80,7 +80,7 @@ class YOLODetector(VisionTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(class_names, **kwargs)
-        backbone_args = plain_backbone_args(backbone_args, weights) if backbone else backbone_args
+        backbone_args = plain_backbone_args(backbone_args, weights if backbone else None)
         shape: dict[str, Any] = {"architecture": architecture, "backbone": backbone, "backbone_args": backbone_args}
         shape |= {"strides": strides or [8, 16, 32], "width": width, "in_channels": in_channels, "anchors": anchors}
         shape["bn_eps"] = bn_eps

@@ -14,7 +14,7 @@ from lit_vision.networks.darknet import DarknetYOLO, create_darknet
 from lit_vision.networks.darknet_cfg import FOLDER, find_config
 from lit_vision.networks.darknet_file import layout, open_weights
 from lit_vision.networks.darknet_weights import load_backbone, load_weights, write_weights
-from lit_vision.networks.yolo_choice import create_yolo
+from lit_vision.networks.yolo_choice import create_yolo, plain_backbone_args
 
 CFG = """\
 [net]
@@ -254,3 +254,10 @@ def test_arguments_that_do_not_go_together(settings: dict[str, object], says: st
 
 def test_a_network_is_what_create_yolo_gives() -> None:
     assert isinstance(create_yolo(3, architecture=CFG), DarknetYOLO)
+
+
+def test_darknets_slope_goes_with_darknets_weights() -> None:
+    assert plain_backbone_args(None, "darknet53.conv.74") == {"slope": 0.1}
+    assert plain_backbone_args({"slope": 0.2, "drop_rate": 0.1}, "a.weights") == {"slope": 0.2, "drop_rate": 0.1}
+    assert plain_backbone_args({"drop_rate": 0.1}, "a.safetensors") == {"drop_rate": 0.1}
+    assert plain_backbone_args(None, None) is None
