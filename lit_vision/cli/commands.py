@@ -11,6 +11,7 @@ from lit_vision import __version__
 from lit_vision.cli.advise_command import advise
 from lit_vision.cli.arguments import Arguments
 from lit_vision.cli.compare_command import compare
+from lit_vision.cli.darknet_commands import export_darknet, import_darknet
 from lit_vision.cli.names import READER_OPTIONS, TRAINING
 from lit_vision.cli.training_commands import rehearse, training
 from lit_vision.errors import UserError
@@ -97,6 +98,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "advise": advise,
     "compare": compare,
     "convert": convert,
+    "import-darknet": import_darknet,
+    "export-darknet": export_darknet,
     "rehearse": rehearse,
     "quickstart": quickstart,
     "completion": completion,

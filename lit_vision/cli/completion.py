@@ -7,6 +7,7 @@ from lit_vision.errors import UserError
 
 OPTIONS = (
     *("--help", "--help-all", "--debug", "--config", "--print_config", "--images", "--output"),
+    *("--cfg", "--weights", "--names", "--fit"),
     *("--folds", "--metric", "--split", "--resamples", "--minutes"),
     *("--to", "--format", "--link", *(f"--options.{name}" for name in sorted(set(chain(*READER_OPTIONS.values()))))),
     *(f"--{key}" for key in KEYS),
@@ -21,6 +22,8 @@ VALUES = {
     "--resume": ("auto",),
     "--wandb": ("off", "offline", "online"),
     "--split": ("test", "val"),
+    "--cfg": ("yolov3", "yolov3-tiny", "yolov3-spp"),
+    "--fit": ("stretch", "letterbox"),
     "--to": ("coco", "voc", "yolo"),
     "--format": tuple(READER_OPTIONS),
 }

@@ -13,6 +13,8 @@ lit-vision: train, test and use networks that classify, segment, separate and de
   lit-vision compare  RUN RUN ... [--metric NAME]                  is a run better than another, or was it luck?
   lit-vision rehearse -c FILE                                      your run on two processes, killed and resumed
   lit-vision convert  SOURCE --to coco|voc|yolo --output DIR       one data format into another
+  lit-vision import-darknet --cfg yolov3 --weights FILE --names FILE --output x.ckpt   a checkpoint from Darknet's files
+  lit-vision export-darknet --ckpt_path FILE --output x.weights    Darknet's files from a checkpoint
   lit-vision quickstart [--output DIR]                             all four tasks on drawn pictures, in minutes
   lit-vision completion bash|zsh|fish                              a script for your shell
   lit-vision version

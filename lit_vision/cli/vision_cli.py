@@ -26,7 +26,7 @@ from lit_vision.cli.trainer_defaults import choose_precision, default_callbacks,
 from lit_vision.data.base import VisionDataModule
 from lit_vision.errors import UserError
 from lit_vision.runs import folder as run_folder
-from lit_vision.runs.checkpoints import AtomicCheckpointIO, check_task, explained, read_header
+from lit_vision.runs.checkpoints import AtomicCheckpointIO, check_task, explained, fill_in, read_header
 from lit_vision.runs.loggers import RunWandbLogger, WandbChoice, run_loggers
 from lit_vision.runs.resume import Resumed, to_continue
 from lit_vision.tasks.base import VisionTask
@@ -119,7 +119,7 @@ class VisionCLI(LightningCLI):
         self._say_dropped(configs)
         self.channels.read(args, configs, self.options.model.get("init_args", {}))
         self.given_classes = self.options.model.get("init_args", {}).get("class_names")
-        for section, name in (("data", "root"), ("model", "weights")):
+        for section, name in (("data", "root"), ("model", "weights"), ("model", "architecture")):
             arguments = self.options[section].get("init_args", {})
             if isinstance(arguments.get(name), str):
                 arguments[name] = experiment_files.locate(arguments[name], configs, section, name)
@@ -183,6 +183,7 @@ class VisionCLI(LightningCLI):
             for name, value in (("pretrained", False), ("weights", None)):
                 if name in arguments:
                     arguments[name] = value
+            fill_in(arguments, self.header["hyper_parameters"])
 
     # --- building -----------------------------------------------------------------------------------------------
     def instantiate_classes(self) -> None:

@@ -42,7 +42,7 @@ class YOLOLoss(nn.Module):
     - Objectness: cross-entropy to 1 at those slots, to 0 elsewhere, but for boxes that overlap some object by more
       than `ignore_threshold`: they have no term.
     - Box, weighted by 2 - w * h (of the picture): cross-entropy of sigmoid(tx), sigmoid(ty) to the place in the cell,
-      and half the squared error of tw, th.
+      and half the squared error of tw, th. (With a scale_x_y other than 1: see `_darknet_box`.)
     - Classes: cross-entropy, each class for itself, at those slots.
 
     Law "dense", the default, learns from fewer pictures in fewer steps: every anchor whose IoU of width and height
@@ -99,11 +99,12 @@ class YOLOLoss(nn.Module):
         boxes: Sequence[Tensor],
         labels: Sequence[Tensor],
         crowd: Sequence[Tensor] | None = None,
+        scale_x_y: Sequence[float] | None = None,
     ) -> YOLOLossTerms:
-        """The terms, reduced; anchors (S, A, 2) and strides belong to the outputs, scale by scale."""
+        """The terms, reduced; anchors (S, A, 2), strides and scale_x_y belong to the outputs, scale by scale."""
         crowd = crowd or [torch.zeros_like(label, dtype=torch.bool) for label in labels]
         sizes = [(output.shape[2], output.shape[3]) for output in outputs]
-        flat, grid = flatten_outputs(outputs, anchors.shape[1]), make_grid(sizes, anchors, strides)
+        flat, grid = flatten_outputs(outputs, anchors.shape[1]), make_grid(sizes, anchors, strides, scale_x_y)
         threshold = self.assignment_threshold if self.assignment == "threshold" else None
         height, width = sizes[0][0] * strides[0], sizes[0][1] * strides[0]
         truths = join_truths(boxes, labels, crowd, height, width)
@@ -131,10 +132,16 @@ class YOLOLoss(nn.Module):
 
 
 def _darknet_box(trained: Tensor, grid: Grid, target: Tensor) -> Tensor:
-    """(P,) cross-entropy of the place in the cell and half the squared error of the log sizes."""
-    place = (target[:, :2] - grid.corners) / grid.strides[:, None]
+    """(P,) cross-entropy of the place in the cell and half the squared error of the log sizes.
+
+    Darknet's delta of tx is the place less s * sigmoid(tx) - (s - 1) / 2, s being scale_x_y, without the factor s of
+    the chain rule (AlexeyAB, `delta_yolo_box`). It is minus the gradient of s times the cross-entropy of sigmoid(tx) to
+    the value at which the centre lies in its place.
+    """
+    reach = grid.scale_x_y[:, None]
+    place = ((target[:, :2] - grid.corners) / grid.strides[:, None] + (reach - 1) / 2) / reach
     log_size = (target[:, 2:] / grid.anchors).log()
-    centre = F.binary_cross_entropy_with_logits(trained[:, :2], place, reduction="none")
+    centre = reach * F.binary_cross_entropy_with_logits(trained[:, :2], place, reduction="none")
     size = 0.5 * (trained[:, 2:4] - log_size).square()
     return (centre + size).sum(dim=1)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_vision.errors import UserError
+from lit_vision.networks.darknet_file import is_darknet_file
 
 Tensors: TypeAlias = dict[str, Tensor]
 
@@ -38,6 +39,8 @@ def stated_licence(file: str | Path) -> str | None:
     Raises:
         UserError: as `read_tensors`.
     """
+    if is_darknet_file(file):  # Darknet's files state nothing
+        return None
     path = _located(file)
     if path.suffix == ".safetensors":
         from safetensors import safe_open

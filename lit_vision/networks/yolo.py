@@ -1,22 +1,19 @@
-"""YOLO v3 (Redmon and Farhadi 2018, arXiv:1804.02767), yolov3-tiny, and v3's neck and heads over any backbone.
+"""The neck and heads of YOLO v3 (Redmon and Farhadi 2018, arXiv:1804.02767) over any backbone.
 
-Written from the paper and the published Darknet configurations (public domain, https://github.com/pjreddie/darknet).
+The networks of Darknet's own configurations are in `lit_vision.networks.darknet`.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
 from lit_vision.networks.backbones import create_features
-from lit_vision.networks.yolo_layers import SLOPE, Scale, TinyBackbone, paper_scales, tiny_scales
-from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, arrange_anchors
+from lit_vision.networks.yolo_layers import Scale, paper_scales
+from lit_vision.ops.anchors import PAPER_ANCHORS, arrange_anchors
 from lit_vision.ops.grid import Decoded, decode, flatten_outputs, grid_of
-
-Architecture = Literal["yolov3", "yolov3-tiny"]
 
 MAX_WIDTH = 512  # of the paper's neck; backbones with more channels than Darknet-53 need no wider one
 
@@ -35,12 +32,15 @@ class YOLO(nn.Module):
     """
 
     anchors: Tensor
+    scale_x_y: tuple[float, ...] | None = None  # as in YOLO v3: 1 for every scale
+    ignore_threshold = 0.7
 
     def __init__(self, backbone: nn.Module, scales: Sequence[Scale], strides: Sequence[int], anchors: Tensor) -> None:
         super().__init__()
         self.backbone = backbone
         self.scales = nn.ModuleList(scales)
         self.strides = tuple(strides)
+        self.coarsest = self.strides[0]
         # timm's Swin and its kin give (B, H, W, C).
         self.channels_first = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NCHW")
         self.register_buffer("anchors", anchors)
@@ -66,47 +66,6 @@ class YOLO(nn.Module):
         flat = flatten_outputs(outputs, self.anchors.shape[1])
         boxes = decode(flat, grid_of(outputs, self.anchors, self.strides))
         return Decoded(boxes, flat[..., 4].sigmoid(), flat[..., 5:].sigmoid())
-
-
-def yolov3(
-    num_classes: int,
-    in_channels: int = 3,
-    anchors: Sequence[Sequence[float]] = PAPER_ANCHORS,
-    pretrained: bool = False,
-    weights: str | None = None,
-    slope: float = SLOPE,
-    norm_eps: float = 1e-5,
-) -> YOLO:
-    """YOLO v3 as in the paper: Darknet-53, three scales; 61.9 million parameters with 80 classes.
-
-    Args:
-        num_classes: C.
-        in_channels: of the images.
-        anchors: nine (or three, or six) widths and heights.
-        pretrained: timm's ImageNet weights for the backbone, which were trained with a slope of 0.01.
-        weights: a local file for the backbone instead.
-        slope: of the backbone's leaky ReLU: 0.1 in Darknet.
-        norm_eps: of the batch normalisation: 1e-5 as in most of Darknet; 1e-6 as in its CPU code and OpenCV.
-    """
-    arguments: dict[str, Any] = {"act_layer": partial(nn.LeakyReLU, negative_slope=slope)}
-    if norm_eps != 1e-5:
-        arguments["norm_layer"] = partial(nn.BatchNorm2d, eps=norm_eps)
-    backbone = create_features("darknet53", in_channels, pretrained, weights, (3, 4, 5), **arguments)
-    arranged = arrange_anchors(anchors, 3)
-    scales = paper_scales((1024, 512, 256), 512, arranged.shape[1], num_classes, norm_eps)
-    return YOLO(backbone, scales, (32, 16, 8), arranged)
-
-
-def yolov3_tiny(
-    num_classes: int,
-    in_channels: int = 3,
-    anchors: Sequence[Sequence[float]] = TINY_ANCHORS,
-    norm_eps: float = 1e-5,
-) -> YOLO:
-    """yolov3-tiny: seven convolutions, two scales (strides 32 and 16); 8.8 million parameters with 80 classes."""
-    arranged = arrange_anchors(anchors, 2)
-    scales = tiny_scales(arranged.shape[1], num_classes, norm_eps)
-    return YOLO(TinyBackbone(in_channels, norm_eps), scales, (32, 16), arranged)
 
 
 def yolo(

@@ -1,17 +1,22 @@
 """A YOLO network from what a user names: an architecture, or a backbone."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+from torch import nn
 
 from lit_vision.errors import UserError
-from lit_vision.networks.yolo import YOLO, yolo, yolov3, yolov3_tiny
+from lit_vision.networks.darknet import DarknetYOLO, create_darknet
+from lit_vision.networks.darknet_cfg import BUILT_IN, find_config
+from lit_vision.networks.darknet_file import is_darknet_file
+from lit_vision.networks.darknet_weights import load_backbone, load_weights
+from lit_vision.networks.yolo import YOLO, yolo
 from lit_vision.networks.yolo_layers import SLOPE
 from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, Anchors
 
-Architecture = Literal["yolov3", "yolov3-tiny"]
 AnchorChoice = list[list[float]] | Literal["paper", "auto"]
-
-PRETRAINED_SLOPE = 0.01  # timm's ImageNet weights of Darknet-53 were trained with it, not with Darknet's 0.1
+YOLONetwork: TypeAlias = YOLO | DarknetYOLO
 
 
 def choose_anchors(anchors: AnchorChoice, num_scales: int) -> Anchors:
@@ -30,7 +35,7 @@ def choose_anchors(anchors: AnchorChoice, num_scales: int) -> Anchors:
 
 def create_yolo(
     num_classes: int,
-    architecture: Architecture | None = None,
+    architecture: str | None = None,
     backbone: str | None = None,
     in_channels: int = 3,
     anchors: AnchorChoice = "paper",
@@ -39,35 +44,85 @@ def create_yolo(
     pretrained: bool = False,
     weights: str | None = None,
     backbone_args: Mapping[str, Any] | None = None,
-) -> YOLO:
-    """The network of a `YOLODetector`; see there for the arguments, and `lit_vision.networks.yolo` for the networks.
+    bn_eps: float | None = None,
+) -> YOLONetwork:
+    """The network of a `YOLODetector`; see there for the arguments.
 
     Raises:
         UserError: arguments that exclude each other, or that the architecture fixes.
     """
-    if backbone is not None:
-        if architecture is not None:
-            raise UserError(f"give `architecture: {architecture}` or `backbone: {backbone}`, not both")
-        chosen = choose_anchors(anchors, len(strides))
-        return yolo(backbone, num_classes, in_channels, chosen, strides, width, pretrained, weights, backbone_args)
-    if width is not None or tuple(strides) != (8, 16, 32):
-        raise UserError(f"`width` and `strides` are fixed in {architecture or 'yolov3'}: they go with a `backbone`")
-    if architecture == "yolov3-tiny":
-        if pretrained or weights is not None or backbone_args:
-            raise UserError("yolov3-tiny has a backbone of its own: leave out `pretrained`, `weights`, `backbone_args`")
-        return yolov3_tiny(num_classes, in_channels, choose_anchors(anchors, 2))
-    slope = darknet_slope(pretrained, backbone_args)
-    return yolov3(num_classes, in_channels, choose_anchors(anchors, 3), pretrained, weights, slope)
+    if backbone is None:
+        name = architecture or "yolov3"
+        _refuse_timm(name, pretrained, weights, backbone_args, width, strides)
+        # A .cfg has its own anchors, and as many of them are clustered.
+        given = None if isinstance(anchors, str) else choose_anchors(anchors, 1)
+        network = create_darknet(name, num_classes, in_channels, bn_eps, given)
+        if weights is not None:
+            load_weights(network, weights)
+        return network
+    if architecture is not None:
+        raise UserError(f"give `architecture: {_short(architecture)}` or `backbone: {backbone}`, not both")
+    if pretrained and weights is not None:
+        raise UserError(f"{backbone} was given both pretrained: true and weights: {weights}; give one of them")
+    chosen, timm_weights = choose_anchors(anchors, len(strides)), None if is_darknet_file(weights) else weights
+    args = _with_slope(plain_backbone_args(backbone_args, weights))
+    net = yolo(backbone, num_classes, in_channels, chosen, strides, width, pretrained, timm_weights, args)
+    if bn_eps is not None:
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = bn_eps
+    if weights is not None and timm_weights is None:
+        load_backbone(net.backbone, weights, [find_config(name) for name in ("yolov3", "yolov3-spp")])
+    return net
 
 
-def darknet_slope(pretrained: bool, backbone_args: Mapping[str, Any] | None) -> float:
-    """The leaky slope of Darknet-53: as given, else that of its weights.
+def plain_architecture(architecture: str | None, backbone: str | None) -> str | None:
+    """What a checkpoint keeps: a built-in name, or the whole text of a .cfg, which need not stay where it was."""
+    if architecture is None or architecture in BUILT_IN or backbone is not None:
+        return architecture
+    return find_config(architecture).text
 
-    Raises:
-        UserError: `backbone_args` has anything else for yolov3.
-    """
+
+def plain_backbone_args(backbone_args: Mapping[str, Any] | None, weights: str | None) -> dict[str, Any] | None:
+    """The arguments with the slope of Darknet's leaky ReLU, 0.1, where a .weights file is read and none is given."""
     given = dict(backbone_args or {})
-    slope = float(given.pop("slope", PRETRAINED_SLOPE if pretrained else SLOPE))
-    if given:
-        raise UserError(f"yolov3 takes `backbone_args: {{slope: 0.1}}` only, not {sorted(given)}")
-    return slope
+    return {"slope": SLOPE, **given} if is_darknet_file(weights) else given or None
+
+
+def _with_slope(backbone_args: Mapping[str, Any] | None) -> dict[str, Any]:
+    """timm's arguments: a slope becomes a leaky ReLU of that slope. timm's own darknet53 has 0.01."""
+    args = dict(backbone_args or {})
+    if "slope" in args:
+        args["act_layer"] = partial(nn.LeakyReLU, negative_slope=float(args.pop("slope")))
+    return args
+
+
+def _refuse_timm(
+    architecture: str,
+    pretrained: bool,
+    weights: str | None,
+    backbone_args: Mapping[str, Any] | None,
+    width: int | None,
+    strides: Sequence[int],
+) -> None:
+    name = _short(architecture)
+    if width is not None or tuple(strides) != (8, 16, 32):
+        raise UserError(f"`width` and `strides` are fixed in {name}: they go with a `backbone`")
+    if backbone_args:
+        raise UserError(
+            f"`backbone_args` {sorted(backbone_args)} go with a `backbone`; {name} has a backbone of its own"
+        )
+    if pretrained:
+        raise UserError(
+            f"{name} has a backbone of its own, which timm has no weights for: give `weights: <file>.weights`, or "
+            "`backbone: darknet53` with `pretrained: true`"
+        )
+    if weights is not None and not is_darknet_file(weights):
+        raise UserError(
+            f"weights: {weights} is no .weights file of Darknet, which {name} takes; files of timm's Darknet-53 go "
+            "with `backbone: darknet53`"
+        )
+
+
+def _short(architecture: str) -> str:
+    return "the checkpoint's cfg" if "\n" in architecture else architecture

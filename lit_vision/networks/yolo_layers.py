@@ -1,7 +1,6 @@
-"""The parts of YOLO v3: Darknet's convolution, the tiny backbone, and one scale of the neck with its head."""
+"""The parts of YOLO v3: Darknet's convolution and one scale of the neck with its head."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from math import log
 
 import torch
@@ -23,31 +22,6 @@ class ConvBlock(nn.Sequential):
             nn.BatchNorm2d(out_channels, eps=norm_eps),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
-
-
-class TinyBackbone(nn.Module):
-    """Backbone of yolov3-tiny.cfg: seven convolutions with pools between.
-
-    Images (B, in_channels, H, W) give features (B, 256, H/16, W/16) and (B, 1024, H/32, W/32).
-    """
-
-    channels = (256, 1024)
-
-    def __init__(self, in_channels: int = 3, norm_eps: float = 1e-5) -> None:
-        super().__init__()
-        widths = (in_channels, 16, 32, 64, 128, 256, 512, 1024)
-        self.blocks = nn.ModuleList(ConvBlock(a, b, 3, norm_eps) for a, b in pairwise(widths))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Features at strides 16 and 32."""
-        x = images
-        for block in self.blocks[:4]:
-            x = F.max_pool2d(block(x), 2)
-        fine = self.blocks[4](x)
-        x = self.blocks[5](F.max_pool2d(fine, 2))
-        # Darknet's pool of size 2 and stride 1 looks right and down; beyond the border lies -inf, not 0.
-        x = F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-torch.inf), 2, stride=1)
-        return [fine, self.blocks[6](x)]
 
 
 class Head(nn.Conv2d):
@@ -122,22 +96,3 @@ def paper_scales(
         output = ConvBlock(own, 2 * own, 3, norm_eps)
         scales.append(Scale(reduce, block, output, Head(2 * own, num_anchors, num_classes)))
     return scales
-
-
-def tiny_scales(num_anchors: int, num_classes: int, norm_eps: float = 1e-5) -> list[Scale]:
-    """The two scales of yolov3-tiny.cfg, coarsest first, over `TinyBackbone`."""
-    fine, coarse = TinyBackbone.channels
-    return [
-        Scale(
-            None,
-            ConvBlock(coarse, 256, 1, norm_eps),
-            ConvBlock(256, 512, 3, norm_eps),
-            Head(512, num_anchors, num_classes),
-        ),
-        Scale(
-            ConvBlock(256, 128, 1, norm_eps),
-            nn.Identity(),
-            ConvBlock(fine + 128, 256, 3, norm_eps),
-            Head(256, num_anchors, num_classes),
-        ),
-    ]

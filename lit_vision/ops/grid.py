@@ -15,15 +15,17 @@ class Grid(NamedTuple):
     corners: (N, 2) left upper corner (x, y) of the cell, network pixels.
     anchors: (N, 2) width and height of the anchor, network pixels.
     strides: (N,) side of the cell, network pixels.
+    scale_x_y: (N,) how far centres reach, in cells about the cell's middle: 1 in YOLO v3, up to 2 in later networks.
     """
 
     corners: Tensor
     anchors: Tensor
     strides: Tensor
+    scale_x_y: Tensor
 
     def at(self, places: Tensor) -> "Grid":
         """The rows at these positions."""
-        return Grid(self.corners[places], self.anchors[places], self.strides[places])
+        return Grid(*(values[places] for values in self))
 
 
 class Decoded(NamedTuple):
@@ -38,28 +40,37 @@ class Decoded(NamedTuple):
     probabilities: Tensor
 
 
-def make_grid(sizes: Sequence[tuple[int, int]], anchors: Tensor, strides: Sequence[int]) -> Grid:
+def make_grid(
+    sizes: Sequence[tuple[int, int]],
+    anchors: Tensor,
+    strides: Sequence[int],
+    scale_x_y: Sequence[float] | None = None,
+) -> Grid:
     """The grid of S scales.
 
     Args:
         sizes: rows and columns of each scale.
         anchors: (S, A, 2) widths and heights, network pixels.
         strides: network pixels per cell of each scale.
+        scale_x_y: of each scale; None: 1.
     """
     parts = []
-    for (rows, columns), own, stride in zip(sizes, anchors.float(), strides, strict=True):
+    reaches = scale_x_y or [1.0] * len(strides)
+    for (rows, columns), own, stride, reach in zip(sizes, anchors.float(), strides, reaches, strict=True):
         y = torch.arange(rows, device=anchors.device, dtype=torch.float32) * stride
         x = torch.arange(columns, device=anchors.device, dtype=torch.float32) * stride
         corners = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (rows, columns, 2)
         corners = corners.view(-1, 1, 2).expand(-1, len(own), -1).reshape(-1, 2)
-        parts.append((corners, own.repeat(rows * columns, 1), torch.full_like(corners[:, 0], stride)))
-    corner, anchor, side = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-    return Grid(corner, anchor, side)
+        sides = (torch.full_like(corners[:, 0], stride), torch.full_like(corners[:, 0], reach))
+        parts.append((corners, own.repeat(rows * columns, 1), *sides))
+    return Grid(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
 
-def grid_of(outputs: Sequence[Tensor], anchors: Tensor, strides: Sequence[int]) -> Grid:
+def grid_of(
+    outputs: Sequence[Tensor], anchors: Tensor, strides: Sequence[int], scale_x_y: Sequence[float] | None = None
+) -> Grid:
     """The grid that these raw outputs (B, A * (5 + C), rows, columns) lie on."""
-    return make_grid([(output.shape[2], output.shape[3]) for output in outputs], anchors, strides)
+    return make_grid([(output.shape[2], output.shape[3]) for output in outputs], anchors, strides, scale_x_y)
 
 
 def flatten_outputs(outputs: Sequence[Tensor], num_anchors: int) -> Tensor:
@@ -78,8 +89,11 @@ def flatten_outputs(outputs: Sequence[Tensor], num_anchors: int) -> Tensor:
 def decode(flat: Tensor, grid: Grid) -> Tensor:
     """Boxes (..., N, 4) xyxy in network pixels of raw values (..., N, 4 or more).
 
-    x = (column + sigmoid(tx)) * stride, w = anchor width * exp(tw); y and h likewise (YOLOv3, section 2.1).
+    x = (column + s * sigmoid(tx) - (s - 1) / 2) * stride with s = scale_x_y, w = anchor width * exp(tw); y and h
+    likewise. With s = 1 that is YOLOv3, section 2.1; s above 1 lets a centre reach the border of its cell (YOLOv4,
+    Bochkovskiy et al. 2020, arXiv:2004.10934, "eliminate grid sensitivity").
     """
-    centres = grid.corners + flat[..., :2].sigmoid() * grid.strides[:, None]
+    reach = grid.scale_x_y[:, None]
+    centres = grid.corners + (flat[..., :2].sigmoid() * reach - (reach - 1) / 2) * grid.strides[:, None]
     half = grid.anchors * flat[..., 2:4].clamp(max=MAX_LOG_SIZE).exp() / 2
     return torch.cat([centres - half, centres + half], dim=-1)

@@ -1,7 +1,7 @@
 """Checkpoints: written so that a kill leaves the old one whole, looked into before anything is built from one."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,20 @@ def check_task(path: Path, header: Mapping[str, Any], task: str) -> None:
         raise UserError(f"{path} holds a {header['task']}, but model is a {task}; give the experiment it came from")
 
 
+def fill_in(arguments: MutableMapping[str, Any], trained: Mapping[str, Any]) -> None:
+    """Sets what followed from the weights, which are not read again: the statistics of pixels, the slope of a backbone.
+
+    Args:
+        arguments: of the model; what is said in them stays.
+        trained: of the checkpoint.
+    """
+    for name in ("mean", "std", "backbone_args"):
+        said, known = arguments.get(name), trained.get(name)
+        added = isinstance(said, Mapping) and isinstance(known, Mapping) and said.items() <= known.items()
+        if name in arguments and (said is None or added) and known is not None:
+            arguments[name] = dict(known) if isinstance(known, Mapping) else known
+
+
 @contextmanager
 def explained(path: Path, header: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[None]:
     """Says which options differ where the weights of a checkpoint do not fit the network.
@@ -89,4 +103,6 @@ def explained(path: Path, header: Mapping[str, Any], options: Mapping[str, Any])
 
 def _differ(now: Any, trained: Any) -> bool:
     plain = (str, int, float, bool)
+    if isinstance(trained, str) and "\n" in trained:  # the text of a file that `now` names
+        return False
     return isinstance(now, plain) and isinstance(trained, plain) and now != trained

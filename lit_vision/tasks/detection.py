@@ -12,9 +12,10 @@ from lit_vision.errors import UserError
 from lit_vision.losses.yolo import YOLOLoss
 from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.networks.backbones import preprocessing_of
+from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
-from lit_vision.networks.yolo_choice import AnchorChoice, Architecture, create_yolo, darknet_slope
+from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture, plain_backbone_args
 from lit_vision.ops.anchors import arrange_anchors, cluster_anchors
 from lit_vision.ops.boxes import select_detections
 from lit_vision.ops.grid import Decoded
@@ -27,16 +28,19 @@ class YOLODetector(VisionTask):
 
     Args:
         class_names: K names; comes from the data on the command line.
-        architecture: "yolov3" (the paper's, Darknet-53) or "yolov3-tiny"; null: yolov3, unless `backbone` is given.
+        architecture: "yolov3" (the paper's, Darknet-53), "yolov3-tiny", "yolov3-spp" or the path of a Darknet .cfg;
+            null: yolov3, unless `backbone` is given.
         backbone: a timm name: v3's neck and heads over it.
         pretrained: timm's weights for the backbone, from the Hugging Face hub.
-        weights: a local file for the backbone instead.
-        backbone_args: arguments for timm's constructor; for yolov3 only {slope: of the leaky ReLU}.
+        weights: a local file instead: Darknet's .weights for an `architecture` (whole, or its beginning as
+            darknet53.conv.74) or for `backbone: darknet53`, timm's for any `backbone`.
+        backbone_args: arguments for timm's constructor; `slope` makes its activation a leaky ReLU of that slope.
         strides: pixels per cell of the scales over a `backbone`. Small pictures and objects need no 32.
         width: channels of the coarsest scale of the neck over a `backbone`; null: half of the backbone's there.
         in_channels: channels of the images.
-        anchors: "paper", "auto" (clustered from the training boxes when `fit` starts), or your own list of
-            [width, height] in pixels of the network input, as many for each scale.
+        bn_eps: of all batch normalisation; null: 1e-5 for an `architecture`, the library's own for a `backbone`.
+        anchors: "paper" (a .cfg's own), "auto" (clustered from the training boxes when `fit` starts), or your own list
+            of [width, height] in pixels of the network input, as many for each scale.
         loss: null: `YOLOLoss` with its defaults.
         objectness_threshold: a box whose objectness is not above it is no object (0.5: the rule of YOLO v3).
         score_threshold: a detection's objectness times class probability is above it.
@@ -55,7 +59,7 @@ class YOLODetector(VisionTask):
     def __init__(
         self,
         class_names: Sequence[str],
-        architecture: Architecture | None = None,
+        architecture: str | None = None,
         backbone: str | None = None,
         pretrained: bool = False,
         weights: str | None = None,
@@ -63,6 +67,7 @@ class YOLODetector(VisionTask):
         strides: list[int] | None = None,
         width: int | None = None,
         in_channels: int = 3,
+        bn_eps: float | None = None,
         anchors: AnchorChoice = "paper",
         loss: YOLOLoss | None = None,
         objectness_threshold: float = 0.5,
@@ -75,20 +80,23 @@ class YOLODetector(VisionTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(class_names, **kwargs)
-        if backbone is None and architecture != "yolov3-tiny":
-            backbone_args = {"slope": darknet_slope(pretrained, backbone_args)}
+        backbone_args = plain_backbone_args(backbone_args, weights if backbone else None)
         shape: dict[str, Any] = {"architecture": architecture, "backbone": backbone, "backbone_args": backbone_args}
         shape |= {"strides": strides or [8, 16, 32], "width": width, "in_channels": in_channels, "anchors": anchors}
+        shape["bn_eps"] = bn_eps
         self.network = create_yolo(self.num_classes, **shape, pretrained=pretrained, weights=weights)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
-        self.preprocess = self._preprocess(in_channels, pretrained or weights is not None, mean, std)
-        self.loss = loss or YOLOLoss()
+        self.preprocess = self._preprocess(
+            in_channels, pretrained or bool(weights and not is_darknet_file(weights)), mean, std
+        )
+        self.loss = loss or YOLOLoss(ignore_threshold=self.network.ignore_threshold)
         self.metrics = nn.ModuleDict({stage: MeanAveragePrecision(self.class_names) for stage in ("val", "test")})
         self.anchors, self.in_channels = anchors, in_channels
         self.objectness_threshold, self.score_threshold = objectness_threshold, score_threshold
         self.evaluation_threshold, self.nms_threshold = evaluation_threshold, nms_threshold
         self.max_detections = max_detections
         self._check_thresholds()
+        shape["architecture"] = plain_architecture(architecture, backbone)
         self.save_hyperparameters({**shape, **self._thresholds(), **self._statistics()})
 
     def _preprocess(
@@ -122,7 +130,7 @@ class YOLODetector(VisionTask):
     def setup(self, stage: str) -> None:
         """As every task; checks the image size and clusters the anchors before the first step."""
         super().setup(stage)
-        coarsest = self.network.strides[0]
+        coarsest = self.network.coarsest
         if any(side % coarsest for side in self.data.get("image_size", [])):
             height, width = self.data["image_size"]
             raise UserError(f"data.image_size {height} x {width} must be a multiple of {coarsest} for this network")
@@ -152,7 +160,8 @@ class YOLODetector(VisionTask):
     def _loss(self, outputs: Sequence[Tensor], batch: DetectionBatch, stage: str) -> Tensor:
         size = len(batch["image"])
         network = self.network
-        terms = self.loss(outputs, network.anchors, network.strides, batch["boxes"], batch["labels"], batch["crowd"])
+        truths = (batch["boxes"], batch["labels"], batch["crowd"])
+        terms = self.loss(outputs, network.anchors, network.strides, *truths, scale_x_y=network.scale_x_y)
         self.log_loss(stage, terms.total, size)
         parts = {f"{stage}/{name}_loss": getattr(terms, name).detach() for name in ("box", "objectness", "classes")}
         weight = self.weight(stage, size)

@@ -197,3 +197,64 @@ def test_gains_scale_their_terms() -> None:
     ratios = [(b / a).item() for a, b in zip(one[1:], scaled[1:], strict=True)]
     assert ratios == pytest.approx([2.0, 3.0, 0.5])
     assert scaled.total.item() == pytest.approx(sum(scaled[1:]).item())  # type: ignore[union-attr]
+
+
+def gradients(scale_x_y: tuple[float, float] | None, **settings: object) -> list[Tensor]:
+    raw = outputs(seed=5)
+    truth = torch.tensor([[50.0, 30.0, 130.0, 110.0], [20.0, 20.0, 31.0, 33.0]])
+    loss = YOLOLoss(law="darknet", **settings)  # type: ignore[arg-type]
+    one = [torch.tensor([0, 1])]
+    loss(raw, ANCHORS, STRIDES, [truth], one, scale_x_y=scale_x_y).total.backward()
+    return [own.grad for own in raw]  # type: ignore[misc]
+
+
+def test_scale_x_y_gives_darknets_delta_of_the_place() -> None:
+    """delta = (2 - w h) * (place - (s * sigmoid - (s - 1) / 2)), without the chain rule's factor s."""
+    found, raw = gradients((1.1, 1.05)), outputs(seed=5)
+    weight = 2 - 80 * 80 / SIDE**2
+    slot = raw[0][0, :4, 2, 2].detach()  # centre 90, 70; anchor 81 x 82
+    for axis, place in ((0, 90 / 32 - 2), (1, 70 / 32 - 2)):
+        now = 1.1 * slot[axis].sigmoid().item() - 0.05
+        assert found[0][0, axis, 2, 2].item() == pytest.approx(-weight * (place - now), abs=1e-5)
+    assert found[0][0, 2, 2, 2].item() == pytest.approx(-weight * (math.log(80 / 81) - slot[2].item()), abs=1e-5)
+    fine = raw[1][0, :8, 1, 1].detach()  # centre 25.5, 26.5; anchor 10 x 14
+    weight = 2 - 11 * 13 / SIDE**2
+    now = 1.05 * fine[0].sigmoid().item() - 0.025
+    assert found[1][0, 0, 1, 1].item() == pytest.approx(-weight * (25.5 / 16 - 1 - now), abs=1e-5)
+
+
+def test_scale_x_y_of_one_changes_nothing() -> None:
+    for plain, ones in zip(gradients(None), gradients((1.0, 1.0)), strict=True):
+        assert torch.equal(plain, ones)
+
+
+def test_scale_x_y_reaches_the_box_losses_too() -> None:
+    """Where centres are stretched, the box that is compared with the truth is another one."""
+    plain, stretched = gradients(None, box_loss="ciou"), gradients((1.5, 1.5), box_loss="ciou")
+    assert not torch.allclose(plain[0][0, :2, 2, 2], stretched[0][0, :2, 2, 2])
+
+
+def test_only_the_best_anchor_of_all_scales_trains_and_good_boxes_are_ignored_not_background() -> None:
+    """By hand, for one object: its slot's box has gradients, boxes that overlap it none, all others are background."""
+    raw = outputs(scale=0.0)  # all 0: boxes are the anchors at the middle of their cells
+    box = cxcywh_to_xyxy(torch.tensor([48.0, 48.0, 81.0, 82.0])).tolist()
+    loss_of(raw, [box], [1]).total.backward()
+    coarse, fine = (own.grad[0].view(3, 8, *own.shape[2:]) for own in raw)  # type: ignore[index]
+    anchors = ANCHORS[0].tolist()
+    own = anchors.index([81.0, 82.0])
+    assert coarse[own, 4, 1, 1].item() == pytest.approx(-0.5)  # an object: 0.5 - 1
+    assert coarse[own, 0, 1, 1].item() == pytest.approx(0.0)  # already at the middle of the cell
+    assert coarse[own, 2:4, 1, 1].tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert coarse[own, 5:, 1, 1].tolist() == pytest.approx([0.5, -0.5, 0.5])
+    # IoU of the next cell's box of this anchor: (81 - 32) * 82 / (2 * 81 * 82 - 49 * 82) = 0.43: background.
+    assert coarse[own, 4, 1, 2].item() == pytest.approx(0.5)
+    assert coarse[own, :4, 1, 2].abs().max() == 0
+    assert all(coarse[other, :4].abs().max() == 0 for other in range(3) if other != own)
+    assert fine[:, :4].abs().max() == 0
+    near = outputs(scale=0.0)
+    with torch.no_grad():
+        near[0][0, own * 8, 1, 2] = -50.0  # its centre at the left edge: 16 pixels away, IoU 0.67
+        near[0][0, own * 8, 1, 0] = 4.0  # 15.4 pixels away: IoU 0.68
+    loss_of(near, [box], [1], ignore_threshold=0.66).total.backward()
+    found = near[0].grad[0].view(3, 8, 4, 4)  # type: ignore[index]
+    assert found[own, :, 1, [0, 2]].abs().max() == 0  # ignored: neither object nor background

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from lit_vision.errors import UserError
-from lit_vision.networks.yolo import YOLO, yolo, yolov3, yolov3_tiny
-from lit_vision.networks.yolo_choice import create_yolo, darknet_slope
+from lit_vision.networks.yolo import YOLO, yolo
+from lit_vision.networks.yolo_choice import create_yolo
 from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS
 
 
@@ -14,29 +14,6 @@ def count(network: torch.nn.Module) -> int:
 def shapes(network: YOLO, height: int, width: int, channels: int = 3) -> list[tuple[int, ...]]:
     device = next(network.parameters()).device
     return [tuple(output.shape) for output in network.eval()(torch.zeros(1, channels, height, width, device=device))]
-
-
-def test_yolov3_is_the_papers() -> None:
-    with torch.device("meta"):
-        network = yolov3(num_classes=80)
-    assert count(network) == 61_949_149  # the convolutions and norms of yolov3.cfg
-    assert shapes(network, 416, 416) == [(1, 255, 13, 13), (1, 255, 26, 26), (1, 255, 52, 52)]
-    assert shapes(network, 352, 608) == [(1, 255, 11, 19), (1, 255, 22, 38), (1, 255, 44, 76)]
-    assert {m.negative_slope for m in network.modules() if isinstance(m, torch.nn.LeakyReLU)} == {0.1}
-
-
-def test_yolov3_with_weights_file_sizes() -> None:
-    """The official files hold 20 bytes of header and four per number, running statistics included."""
-    with torch.device("meta"):
-        for network, size in ((yolov3(80), 248_007_048), (yolov3_tiny(80), 35_434_956)):
-            state = {name: tensor for name, tensor in network.state_dict().items() if "num_batches" not in name}
-            assert 20 + 4 * sum(t.numel() for name, t in state.items() if name != "anchors") == size
-
-
-def test_tiny_has_two_scales() -> None:
-    with torch.device("meta"):
-        network = yolov3_tiny(num_classes=80)
-    assert shapes(network, 416, 416) == [(1, 255, 13, 13), (1, 255, 26, 26)]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +55,7 @@ def test_a_new_network_sees_nothing() -> None:
 
 
 def test_gradients_reach_every_parameter() -> None:
-    network = yolov3_tiny(num_classes=2)
+    network = yolo("lcnet_050", 2, width=16)
     sum(output.square().sum() for output in network(torch.rand(2, 3, 64, 64))).backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())
 
@@ -93,7 +70,7 @@ def test_gradients_reach_every_parameter() -> None:
         ({"backbone": "resnet18", "strides": [8], "anchors": "paper"}, "serves 2 or 3 scales"),
         ({"backbone": "resnet18", "anchors": [[1, 2, 3]]}, "list of"),
         ({"backbone": "vit_tiny_patch16_224"}, "strides"),
-        ({"backbone_args": {"slop": 0.1}}, "slop"),
+        ({"backbone_args": {"slope": 0.1}}, "slope"),
     ],
 )
 def test_arguments_that_exclude_each_other(settings: dict[str, object], says: str) -> None:
@@ -102,7 +79,7 @@ def test_arguments_that_exclude_each_other(settings: dict[str, object], says: st
 
 
 def test_image_size_must_fit_the_strides() -> None:
-    network = yolov3_tiny(1)
+    network = yolo("lcnet_050", 1, width=16)
     with pytest.raises(UserError, match="100 x 96 is not a multiple of 32"):
         network(torch.zeros(1, 3, 100, 96))
 
@@ -111,7 +88,8 @@ def test_names_choose_networks() -> None:
     with torch.device("meta"):
         tiny = create_yolo(3, architecture="yolov3-tiny")
         assert count(create_yolo(80)) == 61_949_149
+        darknet = create_yolo(2, backbone="darknet53", backbone_args={"slope": 0.2}, bn_eps=1e-4)
     assert tiny.strides == (32, 16)
-    assert darknet_slope(True, None) == 0.01
-    assert darknet_slope(True, {"slope": 0.1}) == 0.1
+    assert {m.negative_slope for m in darknet.backbone.modules() if isinstance(m, torch.nn.LeakyReLU)} == {0.2}
+    assert {m.eps for m in darknet.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-4}
     assert sorted(map(tuple, create_yolo(3, architecture="yolov3-tiny").anchors.flatten(0, 1).tolist())) == TINY_ANCHORS

@@ -39,3 +39,25 @@ def test_wild_sizes_stay_finite() -> None:
     boxes = decode(flatten_outputs([output], 1), grid_of([output], torch.full((1, 1, 2), 373.0), (32,)))
     assert bool(boxes.isfinite().all())
     assert bool((boxes[..., 2:] - boxes[..., :2]).prod(dim=-1).isfinite().all())
+
+
+def test_scale_x_y_stretches_centres_about_the_middle_of_the_cell() -> None:
+    """AlexeyAB's Darknet: x = column + s * sigmoid - (s - 1) / 2; each scale has its own s."""
+    outputs = [torch.zeros(1, 6, 1, 1), torch.zeros(1, 6, 2, 2)]
+    outputs[0][0, 0], outputs[1][0, 0] = math.log(3), math.log(3)  # sigmoid 0.75
+    anchors = torch.full((2, 1, 2), 10.0)
+    stretched = decode(flatten_outputs(outputs, 1), grid_of(outputs, anchors, (16, 8), (2.0, 1.2)))[0]
+    centres = (stretched[:, :2] + stretched[:, 2:]) / 2
+    assert centres[0].tolist() == pytest.approx([(2 * 0.75 - 0.5) * 16, 8.0])
+    assert centres[4].tolist() == pytest.approx([8 + (1.2 * 0.75 - 0.1) * 8, 12.0])
+    plain = decode(flatten_outputs(outputs, 1), grid_of(outputs, anchors, (16, 8)))
+    ones = decode(flatten_outputs(outputs, 1), grid_of(outputs, anchors, (16, 8), (1.0, 1.0)))
+    assert torch.equal(plain, ones)
+    assert plain[0, 0, 0].item() == pytest.approx(0.75 * 16 - 5)
+
+
+def test_places_choose_rows_with_all_their_values() -> None:
+    grid = make_grid([(1, 1), (2, 2)], torch.ones(2, 1, 2), (16, 8), (1.5, 1.1))
+    chosen = grid.at(torch.tensor([0, 3]))
+    assert chosen.scale_x_y.tolist() == pytest.approx([1.5, 1.1])
+    assert chosen.strides.tolist() == [16.0, 8.0]

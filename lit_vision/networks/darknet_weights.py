@@ -1,0 +1,177 @@
+"""Darknet's .weights files into networks, and out of them; the format is described in `darknet_file`."""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lit_vision.errors import UserError
+from lit_vision.networks.darknet import DarknetYOLO
+from lit_vision.networks.darknet_cfg import DarknetConfig
+from lit_vision.networks.darknet_file import Floats, Shape, layout, open_weights, recognise, solved_classes
+
+log = logging.getLogger(__name__)
+
+VERSION = (0, 2, 5)
+
+
+def load_weights(network: DarknetYOLO, file: str | Path) -> list[str]:
+    """Reads a whole .weights file, or one that ends after any convolution, such as darknet53.conv.74.
+
+    Heads that were trained for another number of classes stay newly drawn; a first convolution of other channels is
+    adapted as timm does.
+
+    Returns:
+        What was loaded and what was not, a sentence each; they are logged too.
+
+    Raises:
+        UserError: the file is of another kind, too long, or ends inside a convolution.
+    """
+    _, floats = open_weights(file)
+    written, count = recognise(network.config, floats.size, file)
+    shapes, config = layout(written), network.config
+    left_out = {number - 1 for number in config.heads} if written.classes != config.classes else set()
+    offset = 0
+    for shape, (number, conv, norm) in zip(shapes[:count], network.convolutions(), strict=False):
+        if number not in left_out:
+            _fill(shape, floats[offset : offset + shape.floats], conv, norm)
+        offset += shape.floats
+    notes = [_loaded(file, count, len(shapes))]
+    if left_out and count == len(shapes):
+        notes.append(f"{file}: its heads are of {written.classes} classes, not {config.classes}; new ones are drawn")
+    if written.channels != config.channels:
+        notes.append(f"{file}: the first convolution is adapted from {written.channels} to {config.channels} channels")
+    return _said(notes)
+
+
+def _loaded(file: str | Path, count: int, total: int) -> str:
+    how = f"all {total}" if count == total else f"the first {count} of {total}"
+    return f"{file}: {how} convolutions are read" + ("" if count == total else "; the others stay newly drawn")
+
+
+def _said(notes: list[str]) -> list[str]:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        for note in notes:
+            log.warning(note)
+    return notes
+
+
+def _fill(shape: Shape, block: Floats, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
+    """Copies the numbers of one convolution into place."""
+    out = shape.weight[0]
+    for k, target in enumerate(_small(conv, norm)):
+        _copy(target, block[k * out : (k + 1) * out])
+    weight = block[block.size - int(np.prod(shape.weight)) :].reshape(shape.weight)
+    if tuple(conv.weight.shape) == shape.weight:
+        _copy(conv.weight, weight)
+        return
+    from timm.models import adapt_input_conv
+
+    given = torch.from_numpy(np.array(weight, np.float32))
+    conv.weight.data.copy_(adapt_input_conv(conv.weight.shape[1], given, base_chans=given.shape[1]))
+
+
+def _small(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> list[Tensor]:
+    """What comes before the weights, in the order of the file."""
+    if norm is None:
+        assert conv.bias is not None
+        return [conv.bias]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return [norm.bias, norm.weight, norm.running_mean, norm.running_var]
+
+
+def _copy(target: Tensor, values: Floats) -> None:
+    """From the file into place at once, where the place is in memory of ours."""
+    if target.device.type == "cpu":
+        np.copyto(target.detach().numpy(), values)
+    else:
+        target.data.copy_(torch.from_numpy(np.array(values, np.float32)))
+
+
+def write_weights(network: DarknetYOLO, file: str | Path, seen: int = 0) -> Path:
+    """Writes the whole network as Darknet, OpenCV and others read it; an earlier file stays whole until it is replaced.
+
+    Args:
+        network: of any number of classes.
+        file: to be written.
+        seen: images that the header states; Darknet computes from it where a training goes on.
+    """
+    path = Path(file)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as opened:
+        opened.write(np.array(VERSION, "<i4").tobytes() + seen.to_bytes(8, "little"))
+        for _, conv, norm in network.convolutions():
+            for tensor in (*_small(conv, norm), conv.weight):
+                opened.write(np.ascontiguousarray(tensor.detach().float().cpu().numpy(), "<f4").tobytes())
+    partial.replace(path)
+    return path
+
+
+# --- the same files into backbones of timm -------------------------------------------------------------------------
+def load_backbone(backbone: nn.Module, file: str | Path, wholes: Sequence[DarknetConfig]) -> list[str]:
+    """Reads the beginning of a .weights file into convolutions in the order of the modules, each with its norm.
+
+    A first convolution of other channels is adapted as timm does.
+
+    Args:
+        backbone: such as timm's darknet53, whose order is Darknet's.
+        file: as many numbers as the backbone takes (darknet53.conv.74), or a whole file of one of `wholes`.
+        wholes: networks of which some begin with this backbone; the file may be of any number of classes.
+
+    Raises:
+        UserError: numbers are missing, or left over in another way.
+    """
+    _, floats = open_weights(file)
+    pairs = _pairs(backbone.modules())
+    own = [Shape(_four(conv.weight.shape), norm is not None) for conv, norm in pairs]
+    shapes, whole = _shapes_in_file(own, floats.size, wholes)
+    needed = sum(shape.floats for shape in shapes)
+    left = floats.size - needed
+    if left < 0 or (left and not whole):
+        wrong = f"{-left} are missing" if left < 0 else f"{left} are left over, and it is no whole file that we know"
+        raise UserError(
+            f"weights: {file} has {floats.size} numbers, but the backbone takes {needed}: {wrong}; give "
+            "darknet53.conv.74 or yolov3.weights with backbone: darknet53, or the file's own .cfg as architecture"
+        )
+    offset = 0
+    for shape, (conv, norm) in zip(shapes, pairs, strict=True):
+        _fill(shape, floats[offset : offset + shape.floats], conv, norm)
+        offset += shape.floats
+    rest = f"; {left} numbers behind the backbone are left out" if left else ""
+    return _said([f"{file}: {len(pairs)} convolutions of the backbone are read{rest}"])
+
+
+def _shapes_in_file(own: list[Shape], total: int, wholes: Sequence[DarknetConfig]) -> tuple[list[Shape], bool]:
+    """The backbone's convolutions as the file has them, and whether it is a whole file of one of `wholes`.
+
+    The file's first convolution may take pictures of other channels: those of the .cfg.
+    """
+    for config in wholes:
+        begin = layout(config)[: len(own)]
+        if begin[1:] == own[1:]:
+            whole = bool(solved_classes(config, config.channels, total))
+            if whole or total == sum(shape.floats for shape in begin):
+                return begin, whole
+    return own, False
+
+
+def _pairs(modules: Iterable[nn.Module]) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
+    """Convolutions in the order of the modules, each with the norm right after it."""
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]] = []
+    for module in modules:
+        if isinstance(module, nn.Conv2d):
+            pairs.append((module, None))
+        elif isinstance(module, nn.BatchNorm2d) and pairs:
+            pairs[-1] = (pairs[-1][0], module)
+    return pairs
+
+
+def _four(shape: Any) -> tuple[int, int, int, int]:
+    out, channels, height, width = shape
+    return int(out), int(channels), int(height), int(width)
