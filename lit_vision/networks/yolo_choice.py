@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lit_vision.errors import UserError
-from lit_vision.networks.yolo import YOLO, yolo, yolov3, yolov3_tiny
+from lit_vision.networks.anchor_free import AnchorFreeYOLO
+from lit_vision.networks.yolo import YOLO, yolov3, yolov3_tiny
+from lit_vision.networks.yolo_build import HeadKind, Neck, yolo
 from lit_vision.networks.yolo_layers import SLOPE
 from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, Anchors
 
@@ -33,23 +35,35 @@ def create_yolo(
     architecture: Architecture | None = None,
     backbone: str | None = None,
     in_channels: int = 3,
-    anchors: AnchorChoice = "paper",
+    anchors: AnchorChoice | None = None,
     strides: Sequence[int] = (8, 16, 32),
     width: int | None = None,
     pretrained: bool = False,
     weights: str | None = None,
     backbone_args: Mapping[str, Any] | None = None,
-) -> YOLO:
+    neck: Neck = "v3",
+    head: HeadKind = "v3",
+    head_args: Mapping[str, Any] | None = None,
+) -> YOLO | AnchorFreeYOLO:
     """The network of a `YOLODetector`; see there for the arguments, and `lit_vision.networks.yolo` for the networks.
 
     Raises:
         UserError: arguments that exclude each other, or that the architecture fixes.
     """
+    if head == "anchor_free" and anchors is not None:
+        raise UserError("`head: anchor_free` has no anchors: leave out `anchors`, or set `head: v3`")
+    anchors = anchors or "paper"
     if backbone is not None:
         if architecture is not None:
             raise UserError(f"give `architecture: {architecture}` or `backbone: {backbone}`, not both")
-        chosen = choose_anchors(anchors, len(strides))
-        return yolo(backbone, num_classes, in_channels, chosen, strides, width, pretrained, weights, backbone_args)
+        chosen = PAPER_ANCHORS if head == "anchor_free" else choose_anchors(anchors, len(strides))
+        shape = (num_classes, in_channels, chosen, strides, width)
+        return yolo(backbone, *shape, pretrained, weights, backbone_args, neck, head, head_args)
+    if (neck, head) != ("v3", "v3") or head_args:
+        raise UserError(
+            f"`neck`, `head` and `head_args` are fixed in {architecture or 'yolov3'}: they go with a `backbone`, such "
+            "as darknet53 or csp_n"
+        )
     if width is not None or tuple(strides) != (8, 16, 32):
         raise UserError(f"`width` and `strides` are fixed in {architecture or 'yolov3'}: they go with a `backbone`")
     if architecture == "yolov3-tiny":
