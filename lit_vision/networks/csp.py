@@ -99,17 +99,17 @@ def _build(size: str, pretrained: bool, **args: Any) -> nn.Module:
 
 @register_model
 def csp_n(pretrained: bool = False, **args: Any) -> nn.Module:
-    """The smallest: 1.3 million parameters without a classifier."""
+    """The smallest: 1.06 million parameters without a classifier."""
     return _build("n", pretrained, **args)
 
 
 @register_model
 def csp_s(pretrained: bool = False, **args: Any) -> nn.Module:
-    """Twice the width: 5.1 million."""
+    """Twice the width: 4.2 million."""
     return _build("s", pretrained, **args)
 
 
 @register_model
 def csp_m(pretrained: bool = False, **args: Any) -> nn.Module:
-    """Three times the width of csp_n and twice its depth: 11 million."""
+    """Three times the width of csp_n and twice its depth: 9.0 million."""
     return _build("m", pretrained, **args)

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from torch import Tensor
 from lit_vision.losses.yolo import YOLOLoss
 from lit_vision.ops.anchors import TINY_ANCHORS, arrange_anchors
 from lit_vision.ops.boxes import cxcywh_to_xyxy
+from lit_vision.ops.grid import grid_of
 
 ANCHORS, STRIDES, CLASSES = arrange_anchors(TINY_ANCHORS, 2), (32, 16), 3
 SIDE = 128
+NETWORK = SimpleNamespace(anchors=ANCHORS, strides=STRIDES, grid=lambda raw: grid_of(raw, ANCHORS, STRIDES))
 
 
 def outputs(seed: int = 0, batch: int = 1, scale: float = 1.0) -> list[Tensor]:
@@ -25,8 +28,7 @@ def loss_of(raw: list[Tensor], boxes: list[list[float]], labels: list[int], **se
     loss = YOLOLoss(**{"law": "darknet", **settings})  # type: ignore[arg-type]
     return loss(
         raw,
-        ANCHORS,
-        STRIDES,
+        NETWORK,  # type: ignore[arg-type]
         [truth],
         [torch.tensor(labels, dtype=torch.int64)],
         [torch.tensor(crowd, dtype=torch.bool)],
@@ -134,9 +136,9 @@ def test_loss_is_the_mean_over_images() -> None:
     raw = outputs(batch=2)
     boxes, labels = torch.tensor([[10.0, 10.0, 40.0, 50.0]]), torch.tensor([1])
     loss = YOLOLoss()
-    both = loss(raw, ANCHORS, STRIDES, [boxes, boxes[:0]], [labels, labels[:0]]).total
-    first = loss([r[:1] for r in raw], ANCHORS, STRIDES, [boxes], [labels]).total
-    second = loss([r[1:] for r in raw], ANCHORS, STRIDES, [boxes[:0]], [labels[:0]]).total
+    both = loss(raw, NETWORK, [boxes, boxes[:0]], [labels, labels[:0]]).total
+    first = loss([r[:1] for r in raw], NETWORK, [boxes], [labels]).total
+    second = loss([r[1:] for r in raw], NETWORK, [boxes[:0]], [labels[:0]]).total
     assert both.item() == pytest.approx((first + second).item() / 2, rel=1e-6)
 
 
