@@ -39,9 +39,14 @@ def test_pyramid_pool_sees_5_9_and_13_cells() -> None:
     assert reach == [1, 25, 81, 169]
 
 
-@pytest.mark.parametrize(("name", "millions", "widths"), [
-    ("csp_n", 1.058, [16, 32, 64, 128, 256]), ("csp_s", 4.22, [32, 64, 128, 256, 512]), ("csp_m", 9.018, [48, 96, 192, 384, 576]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "millions", "widths"),
+    [
+        ("csp_n", 1.058, [16, 32, 64, 128, 256]),
+        ("csp_s", 4.22, [32, 64, 128, 256, 512]),
+        ("csp_m", 9.018, [48, 96, 192, 384, 576]),
+    ],
+)
 def test_sizes(name: str, millions: float, widths: list[int]) -> None:
     with torch.device("meta"):
         network = create_features(name, in_channels=5)

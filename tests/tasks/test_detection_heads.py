@@ -64,17 +64,20 @@ def test_the_checkpoint_alone_makes_the_network_again(root: Path, tmp_path: Path
                 torch.testing.assert_close(mine, other)
 
 
+V3 = {**FREE, "head": "v3", "anchors": "auto"}
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({**FREE, "loss": YOLOLoss()}, "YOLOLoss is for `head: v3`, but the model has `head: anchor_free`.*AnchorFreeLoss"),
-        ({**FREE, "head": "v3", "anchors": "auto", "loss": AnchorFreeLoss()}, "AnchorFreeLoss is for `head: anchor_free`"),
+        ({**FREE, "loss": YOLOLoss()}, "YOLOLoss is for `head: v3`, but the model has `head: anchor_free`.*AnchorFree"),
+        ({**V3, "loss": AnchorFreeLoss()}, "AnchorFreeLoss is for `head: anchor_free`"),
         ({**FREE, "anchors": "auto"}, "has no anchors"),
-        ({**FREE, "head": "v3", "anchors": "auto", "loss": YOLOLoss(law="modern")}, "set model.head_args: .scale_x_y: 2.0"),
+        ({**V3, "loss": YOLOLoss(law="modern")}, "set model.head_args: .scale_x_y: 2.0"),
         ({"architecture": "yolov3-tiny", "loss": YOLOLoss(neighbours=True)}, "scale_x_y"),
         ({"architecture": "yolov3-tiny", "head": "anchor_free"}, "fixed in yolov3-tiny"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         YOLODetector(NAMES, **settings)
