@@ -4,11 +4,12 @@
         [--laws darknet dense modern task_aligned simota] [--rounds 3]
 
 Milliseconds are CPU time of one thread, the least of the rounds; the peak is what the process grew by beyond the
-network's outputs (Linux). `outputs` is the size of these outputs: their gradient
-alone, which nothing that trains them can do without, takes as much again.
+network's outputs (Linux, glibc). `outputs` is their size: their gradient alone, which nothing that trains them can do
+without, takes as much again.
 """
 
 import argparse
+import ctypes
 import time
 from itertools import product
 from pathlib import Path
@@ -40,6 +41,7 @@ def measure(law: str, classes: int, objects: int, size: int, batch: int, rounds:
     outputs = [(torch.randn(shape) - 2).to(memory_format=torch.channels_last).requires_grad_() for shape in shapes]
     boxes, labels = _objects(classes, objects, size, batch)
     crowd = [torch.zeros(len(own), dtype=torch.bool) for own in labels]
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier cases freed would else be taken again without being seen
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, best = _memory("VmHWM"), float("inf")
     for _ in range(rounds):

@@ -99,7 +99,7 @@ class AnchorFreeLoss(DetectionLoss):
         sizes = [(output.shape[2], output.shape[3]) for output in outputs]
         flat, reg_max = flatten_points(outputs), network.reg_max
         sides = 4 * (reg_max + 1)
-        raw, logits = flat.split([sides, flat.shape[-1] - sides], dim=-1)
+        raw, logits = torch.split(flat, [sides, flat.shape[-1] - sides], dim=-1)
         points = make_points(sizes, network.strides, flat.device)
         height, width = sizes[0][0] * network.strides[0], sizes[0][1] * network.strides[0]
         truths, valid = gather_truths(boxes, labels, crowd, height, width)
@@ -144,10 +144,11 @@ def distribution_loss(raw: Tensor, target: Tensor, reg_max: int) -> Tensor:
         target: (Q, 4) distances in cells; brought into 0 to reg_max.
         reg_max: largest distance.
     """
-    log_chances = raw.unflatten(-1, (4, reg_max + 1)).log_softmax(dim=-1)
+    log_chances = raw.reshape(-1, 4, reg_max + 1).log_softmax(dim=-1)
     target = target.clamp(0, reg_max)
     lower = target.floor().clamp(max=reg_max - 1)
     upper_share = target - lower
     pair = torch.stack([lower, lower + 1], dim=-1).long()
     share = torch.stack([1 - upper_share, upper_share], dim=-1)
-    return -(log_chances.gather(-1, pair) * share).sum(dim=-1).mean(dim=-1)
+    cross_entropy: Tensor = -(log_chances.gather(-1, pair) * share).sum(dim=-1)  # (Q, 4)
+    return cross_entropy.mean(dim=-1)

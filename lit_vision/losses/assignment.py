@@ -180,7 +180,7 @@ def ignored_boxes(predicted: Tensor, boxes: Sequence[Tensor], crowd: Sequence[Te
     """(B, N) bool: predicted boxes (B, N, 4) that overlap an object, or lie in a crowd, by more than the threshold."""
     ignored = torch.zeros(predicted.shape[:2], dtype=torch.bool, device=predicted.device)
     for i, (own, crowded) in enumerate(zip(boxes, crowd, strict=True)):
-        for part, flags in zip(own.float().split(CHUNK), crowded.split(CHUNK), strict=True):
+        for part, flags in zip(torch.split(own.float(), CHUNK), torch.split(crowded, CHUNK), strict=True):
             ignored[i] |= _overlapping(predicted[i], part, flags, threshold)
     return ignored
 

@@ -39,10 +39,10 @@ class AnchorFreeHead(nn.Module):
         self.class_branch = nn.Sequential(*(conv3x3(width, width, depthwise) for _ in range(depth)))
         self.box = nn.Conv2d(width, 4 * (reg_max + 1), 1)
         self.classes = nn.Conv2d(width, num_classes, 1)
-        for layer in (self.box, self.classes):
+        starts = _start(reg_max).repeat(4), torch.full((num_classes,), log(OBJECT_PRIOR / (1 - OBJECT_PRIOR)))
+        for layer, start in zip((self.box, self.classes), starts, strict=True):
             nn.init.normal_(layer.weight, std=0.01)
-        nn.init.constant_(self.classes.bias, log(OBJECT_PRIOR / (1 - OBJECT_PRIOR)))
-        self.box.bias = nn.Parameter(_start(reg_max).repeat(4).to(self.box.weight.device))
+            layer.bias = nn.Parameter(start.to(layer.weight.device))
 
     def forward(self, feature: Tensor) -> Tensor:
         """(B, in_channels, H, W) to raw values (B, 4 * (reg_max + 1) + C, H, W), see `AnchorFreeYOLO`."""

@@ -1,7 +1,7 @@
 """Object detection with YOLO: v3 as published, and what has come to it since."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.yolo_build import HeadKind, Neck
 from lit_vision.networks.yolo_choice import AnchorChoice, Architecture, create_yolo, darknet_slope
+from lit_vision.networks.yolo_network import AnchorNetwork
 from lit_vision.ops.anchors import arrange_anchors, cluster_anchors
 from lit_vision.ops.boxes import select_detections
 from lit_vision.ops.grid import Decoded
@@ -145,9 +146,9 @@ class YOLODetector(VisionTask):
         sizes_of = getattr(getattr(self.trainer, "datamodule", None), "training_box_sizes", None)
         if sizes_of is None:
             raise UserError("`anchors: auto` needs a DetectionDataModule: give `anchors: paper` or a list")
-        per_scale = self.network.anchors.shape[:2].numel()
-        anchors, overlap = cluster_anchors(sizes_of(), per_scale)
-        self.network.anchors.copy_(arrange_anchors(anchors.tolist(), len(self.network.strides)))
+        own = cast(AnchorNetwork, self.network).anchors
+        anchors, overlap = cluster_anchors(sizes_of(), own.shape[:2].numel())
+        own.copy_(arrange_anchors(anchors.tolist(), len(self.network.strides)))
         shown = ", ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors.tolist())
         rank_zero_info(f"anchors clustered from the training boxes: {shown} (mean best IoU {overlap:.3f})")
 

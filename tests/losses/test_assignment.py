@@ -44,16 +44,15 @@ def test_neighbours_are_the_cells_toward_which_the_centre_lies() -> None:
 
 
 def test_an_objects_own_cell_comes_before_anothers_neighbour() -> None:
-    left, right = [13.0, 7.0, 25.0, 19.0], [22.0, 7.0, 34.0, 19.0]  # centres (19, 13) and (28, 13): cells 2 and 3
+    """Centres (22, 13) and (26, 13) lie in columns 2 and 3, each in the half toward the other."""
+    left, right = [16.0, 7.0, 28.0, 19.0], [20.0, 7.0, 32.0, 19.0]
     for order in ([left, right], [right, left]):
         labels = [0, 1] if order[0] == left else [1, 0]
         found = slots(order, labels, Matching(neighbours=True))
         own = dict(zip(found.place.tolist(), found.classes.argmax(dim=1).tolist(), strict=True))
-        assert own[fine(2, 1, 0)] == 0
-        assert own[fine(3, 1, 0)] == 1
-        assert found.classes.sum(dim=1).tolist() == [1.0] * len(own)  # never two classes
-    # (19, 13) leans to columns 1 and row 2, (28, 13) to column 4 (28 / 8 = 3.5) and row 2.
-    assert sorted(own) == sorted(fine(c, r, 0) for c, r in [(2, 1), (1, 1), (2, 2), (3, 1), (4, 1), (3, 2)])
+        assert own == {fine(2, 1, 0): 0, fine(2, 2, 0): 0, fine(3, 1, 0): 1, fine(3, 2, 0): 1}
+        assert found.boxes.tolist() == [left if label == 0 else right for label in own.values()]
+        assert found.classes.sum(dim=1).tolist() == [1.0] * 4  # never two classes
 
 
 def test_without_objects_there_are_no_slots() -> None:
