@@ -96,27 +96,47 @@ def assign_points(
     image = truths.image[:, None]
     overlap = elementwise_iou(predicted[image, found.place], truths.boxes[:, None])  # (T, M)
     logit = logits[image, found.place, truths.labels[:, None]]
-    floored = overlap.clamp(min=MIN_IOU)
-    top_k = min(law.top_k, found.place.shape[1])
     if law.kind == "task_aligned":
-        measure = logit.sigmoid() ** law.alpha * floored**law.beta
-        best, column = measure.where(found.exists & found.inside, -1.0).topk(top_k)
-        eligible = best >= 0
-        priority = overlap.gather(1, column)
+        best = _aligned(found, overlap, logit, law)
     else:
-        cost = negative[image, found.place] - logit - 3 * floored.log() + OUTSIDE * ~found.inside
-        worth, column = (-cost).where(found.exists, -torch.inf).topk(top_k)
-        wanted = overlap.where(found.exists, 0.0).topk(top_k).values.sum(dim=1, keepdim=True).long().clamp(min=1)
-        eligible = (torch.arange(top_k, device=wanted.device) < wanted) & (worth > -torch.inf)
-        best, priority = floored.gather(1, column), worth
-    place = found.place.gather(1, column)
-    chosen = _settled(image * predicted.shape[1] + place, eligible & valid[:, None], priority, predicted.shape[:2])
-    quality = best * chosen
+        best = _cheapest(found, overlap, negative[image, found.place] - logit, law)
+    place = found.place.gather(1, best.column)
+    key, eligible = image * predicted.shape[1] + place, best.eligible & valid[:, None]
+    chosen = _settled(key, eligible, best.priority, predicted.shape[:2])
+    quality = best.measure * chosen
     if law.kind == "task_aligned":
-        most = (floored.gather(1, column) * chosen).amax(dim=1, keepdim=True)
+        most = (overlap.clamp(min=MIN_IOU).gather(1, best.column) * chosen).amax(dim=1, keepdim=True)
         quality = quality / quality.amax(dim=1, keepdim=True).clamp(min=torch.finfo(quality.dtype).tiny) * most
     truth = torch.arange(len(place), device=place.device)[:, None].expand_as(place)
     return PointTargets(*(x.flatten() for x in (image.expand_as(place), place, truth, chosen, quality)))
+
+
+class _Best(NamedTuple):
+    """The top K cells of each object, all (T, K).
+
+    column: among its candidates. eligible: wanted at all. priority: against other objects that want the point.
+    measure: how good it is.
+    """
+
+    column: Tensor
+    eligible: Tensor
+    priority: Tensor
+    measure: Tensor
+
+
+def _aligned(found: Candidates, overlap: Tensor, logit: Tensor, law: Law) -> _Best:
+    measure = logit.sigmoid() ** law.alpha * overlap.clamp(min=MIN_IOU) ** law.beta
+    best, column = measure.where(found.exists & found.inside, -1.0).topk(min(law.top_k, measure.shape[1]))
+    return _Best(column, best >= 0, overlap.gather(1, column), best)
+
+
+def _cheapest(found: Candidates, overlap: Tensor, cross_entropy: Tensor, law: Law) -> _Best:
+    top_k, floored = min(law.top_k, overlap.shape[1]), overlap.clamp(min=MIN_IOU)
+    cost = cross_entropy - 3 * floored.log() + OUTSIDE * ~found.inside
+    worth, column = (-cost).where(found.exists, -torch.inf).topk(top_k)
+    wanted = overlap.where(found.exists, 0.0).topk(top_k).values.sum(dim=1, keepdim=True).long().clamp(min=1)
+    eligible = (torch.arange(top_k, device=wanted.device) < wanted) & (worth > -torch.inf)
+    return _Best(column, eligible, worth, floored.gather(1, column))
 
 
 def candidates(boxes: Tensor, strides: Sequence[int], sizes: Sequence[tuple[int, int]], window: int) -> Candidates:

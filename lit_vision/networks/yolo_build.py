@@ -59,13 +59,7 @@ def yolo(
     coarsest_first = sorted(strides, reverse=True)
     out_indices = _out_indices(coarsest_first)
     features = create_features(backbone, in_channels, pretrained, weights, out_indices, **dict(backbone_args or {}))
-    info = cast(Any, features).feature_info
-    channels, found = info.channels()[::-1], info.reduction()[::-1]
-    if list(found) != coarsest_first:
-        raise UserError(
-            f"backbone {backbone} gives features at strides {sorted(found)}, not {sorted(strides)}; choose another "
-            "backbone (one with a pyramid, such as resnet18) or other `strides`"
-        )
+    channels = _channels(features, backbone, coarsest_first)
     own_width = width or min(channels[0] // 2, MAX_WIDTH)
     if head == "anchor_free":
         return AnchorFreeYOLO(features, _neck(neck, channels, own_width), coarsest_first, num_classes, **args)
@@ -76,6 +70,19 @@ def yolo(
     pan = PAN(channels, own_width)
     scales = [_alone(own, arranged.shape[1], num_classes) for own in pan.channels]
     return YOLO(features, scales, coarsest_first, arranged, pan, **args)
+
+
+def _channels(features: nn.Module, backbone: str, strides: Sequence[int]) -> list[int]:
+    """Of the features, coarsest first."""
+    info = cast(Any, features).feature_info
+    found: list[int] = info.reduction()[::-1]
+    if found != list(strides):
+        raise UserError(
+            f"backbone {backbone} gives features at strides {sorted(found)}, not {sorted(strides)}; choose another "
+            "backbone (one with a pyramid, such as resnet18) or other `strides`"
+        )
+    channels: list[int] = info.channels()[::-1]
+    return channels
 
 
 def _neck(neck: Neck, channels: Sequence[int], width: int) -> nn.Module:
