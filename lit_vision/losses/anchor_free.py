@@ -46,8 +46,8 @@ class AnchorFreeLoss(DetectionLoss):
     Args:
         assignment: "task_aligned" or "simota", see `losses.point_assignment.Law`.
         top_k: points of an object (task_aligned), or IoUs that are summed to their number (simota).
-        alpha: exponent of the class probability in the alignment.
-        beta: exponent of the IoU in the alignment.
+        alpha: exponent of the class probability in the alignment, 1 by default; task_aligned only.
+        beta: exponent of the IoU in the alignment, 6 by default; task_aligned only.
         window: cells about the centre, along each side, that an object looks at on each scale; odd.
         box_loss: "ciou" or "giou".
         classification: "bce", or "varifocal" (Zhang et al. 2020, arXiv:2008.13367), which plays down easy background.
@@ -67,8 +67,8 @@ class AnchorFreeLoss(DetectionLoss):
         self,
         assignment: PointAssignment = "task_aligned",
         top_k: int = 10,
-        alpha: float = 1.0,
-        beta: float = 6.0,
+        alpha: float | None = None,
+        beta: float | None = None,
         window: int = 5,
         box_loss: Literal["ciou", "giou"] = "ciou",
         classification: Classification = "bce",
@@ -80,7 +80,11 @@ class AnchorFreeLoss(DetectionLoss):
         super().__init__()
         if top_k < 1 or window < 1 or window % 2 == 0:
             raise UserError(f"AnchorFreeLoss: top_k is {top_k} and window {window}; give 1 or more, the window odd")
-        self.law = Law(assignment, top_k, alpha, beta, window)
+        if assignment == "simota" and (alpha is not None or beta is not None):
+            raise UserError(
+                "AnchorFreeLoss: alpha and beta are of assignment: task_aligned; leave them out with simota"
+            )
+        self.law = Law(assignment, top_k, 1.0 if alpha is None else alpha, 6.0 if beta is None else beta, window)
         self.box_loss = complete_box_iou_loss if box_loss == "ciou" else generalized_box_iou_loss
         self.gamma = VARIFOCAL_GAMMA if classification == "varifocal" else 0.0
         self.gains = (box_gain, distribution_gain, class_gain)

@@ -85,8 +85,8 @@ class YOLOLoss(DetectionLoss):
         objectness_gain: factor on the objectness term.
         class_gain: factor on the class term.
         ignore_threshold: see above.
-        assignment_threshold: see above.
-        max_ratio: see above.
+        assignment_threshold: see above; 0.4 by default, of assignment "threshold" only.
+        max_ratio: see above; 4 by default, of assignment "ratio" only.
         focal_gamma: objectness terms are weighted by |target - objectness| ** focal_gamma (generalized focal loss, Li
             et al. 2020, arXiv:2006.04388); 0: all alike.
         label_smoothing: classes are trained to 1 - label_smoothing / 2 and label_smoothing / 2.
@@ -111,8 +111,8 @@ class YOLOLoss(DetectionLoss):
         objectness_gain: float = 1.0,
         class_gain: float = 1.0,
         ignore_threshold: float = 0.7,
-        assignment_threshold: float = 0.4,
-        max_ratio: float = 4.0,
+        assignment_threshold: float | None = None,
+        max_ratio: float | None = None,
         focal_gamma: float = 0.0,
         label_smoothing: float = 0.0,
         reduction: Reduction = "image",
@@ -124,8 +124,8 @@ class YOLOLoss(DetectionLoss):
         self.objectness_target: ObjectnessTarget = objectness_target or by_law.objectness_target
         self.gains = (by_law.box_gain if box_gain is None else box_gain, objectness_gain, class_gain)
         self.matching = Matching(
-            assignment_threshold if self.assignment == "threshold" else None,
-            max_ratio if self.assignment == "ratio" else None,
+            _only_with("threshold", self.assignment, "assignment_threshold", assignment_threshold, 0.4),
+            _only_with("ratio", self.assignment, "max_ratio", max_ratio, 4.0),
             by_law.neighbours if neighbours is None else neighbours,
         )
         self.ignore_threshold, self.focal_gamma, self.label_smoothing = ignore_threshold, focal_gamma, label_smoothing
@@ -184,6 +184,19 @@ class YOLOLoss(DetectionLoss):
         measure = complete_box_iou_loss if self.box_loss == "ciou" else generalized_box_iou_loss
         losses: Tensor = measure(decode(trained, grid), slots.boxes, reduction="none")
         return (weight * losses).sum()
+
+
+def _only_with(
+    wanted: Assignment, assignment: Assignment, name: str, value: float | None, default: float
+) -> float | None:
+    """A setting of one assignment, by default `default`; None with another."""
+    if assignment == wanted:
+        return default if value is None else value
+    if value is not None:
+        raise UserError(
+            f"YOLOLoss: {name} is of assignment: {wanted}, but the assignment is {assignment}; leave it out"
+        )
+    return None
 
 
 def _darknet_box(trained: Tensor, grid: Grid, target: Tensor) -> Tensor:

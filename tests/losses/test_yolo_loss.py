@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_vision.errors import UserError
 from lit_vision.losses.yolo import YOLOLoss
 from lit_vision.ops.anchors import TINY_ANCHORS, arrange_anchors
 from lit_vision.ops.boxes import cxcywh_to_xyxy
@@ -199,3 +200,47 @@ def test_gains_scale_their_terms() -> None:
     ratios = [(b / a).item() for a, b in zip(one[1:], scaled[1:], strict=True)]
     assert ratios == pytest.approx([2.0, 3.0, 0.5])
     assert scaled.total.item() == pytest.approx(sum(scaled[1:]).item())  # type: ignore[union-attr]
+
+
+def test_modern_objectness_is_the_overlap_of_the_predicted_box() -> None:
+    """One object, whose slots are known; the term is written down again, focal weights included."""
+    raw = outputs(scale=0.5)
+    box = cxcywh_to_xyxy(torch.tensor([41.0, 57.0, 40.0, 60.0])).tolist()  # leans right and down, of cell (2, 3)
+    settings = {"law": "modern", "max_ratio": 1.2, "ignore_threshold": 1.0, "focal_gamma": 2.0}
+    terms = loss_of(raw, [box], [1], label_smoothing=0.2, **settings)
+    expected, classes = 0.0, 0.0
+    for s, stride in enumerate(STRIDES):
+        for a, row, column in np.ndindex(3, SIDE // stride, SIDE // stride):
+            t = raw[s].detach()[0].view(3, 5 + CLASSES, SIDE // stride, SIDE // stride)[a, :, row, column].tolist()
+            target = 0.0
+            if s == 1 and a == 2 and (column, row) in ((2, 3), (3, 3), (2, 4)):  # 37 x 58 of stride 16
+                own = (
+                    (column + sigmoid(t[0])) * 16,
+                    (row + sigmoid(t[1])) * 16,
+                    math.exp(t[2]) * 37,
+                    math.exp(t[3]) * 58,
+                )
+                target = overlap(own, (41.0, 57.0, 40.0, 60.0))
+                wanted = [0.1, 0.9, 0.1]
+                chances = [sigmoid(x) for x in t[5:]]
+                classes -= sum(
+                    w * math.log(p) + (1 - w) * math.log(1 - p) for w, p in zip(wanted, chances, strict=True)
+                )
+            chance = sigmoid(t[4])
+            bce = -target * math.log(chance) - (1 - target) * math.log(1 - chance)
+            expected += (target - chance) ** 2 * bce
+    assert terms.objectness.item() == pytest.approx(expected, rel=1e-5)
+    assert terms.classes.item() == pytest.approx(classes, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"law": "darknet", "assignment_threshold": 0.3}, "assignment_threshold is of assignment: threshold"),
+        ({"law": "modern", "assignment_threshold": 0.3}, "but the assignment is ratio"),
+        ({"law": "dense", "max_ratio": 3.0}, "max_ratio is of assignment: ratio"),
+    ],
+)
+def test_settings_of_another_assignment_are_refused(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        YOLOLoss(**settings)  # type: ignore[arg-type]

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from drawn_boxes import NAMES, SamePictures, data_module, draw_boxes
 from quiet import quiet_trainer
-from test_detection_task import NAMES, SamePictures, data_module
-from test_detection_task import root as root  # the fixture
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -33,7 +32,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("recipe", list(RECIPES))
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_boxes(tmp_path_factory.mktemp("shapes"))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [name if name in ("task_aligned", "modern") else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES],
+)
 def test_overfits_four_pictures(recipe: str, root: Path) -> None:
     settings = dict(RECIPES[recipe])
     if "loss" in settings:
@@ -83,7 +90,14 @@ def test_what_does_not_fit_is_refused(settings: dict[str, Any], says: str) -> No
         YOLODetector(NAMES, **settings)
 
 
-@pytest.mark.parametrize(("settings", "says"), [({"top_k": 0}, "top_k is 0"), ({"window": 4}, "window 4")])
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"top_k": 0}, "top_k is 0"),
+        ({"window": 4}, "window 4"),
+        ({"assignment": "simota", "beta": 4.0}, "alpha and beta are of assignment: task_aligned"),
+    ],
+)
 def test_losses_refuse_values_without_sense(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         AnchorFreeLoss(**settings)
