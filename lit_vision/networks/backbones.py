@@ -35,7 +35,8 @@ def backbone_names(pattern: str = "") -> list[str]:
     """timm's names and ours, which `create_classifier` and `create_features` know; `pattern` may be as "resnet*"."""
     import timm
 
-    import lit_vision.networks.mobilenet  # noqa: F401  imported for the names that it adds to timm's
+    import lit_vision.networks.csp
+    import lit_vision.networks.mobilenet  # noqa: F401  both imported for the names that they add to timm's
 
     names: list[str] = timm.list_models(pattern)
     return names

@@ -14,7 +14,7 @@ from lit_vision.networks.darknet_kinds import Head as HeadKind
 from lit_vision.networks.darknet_layers import ConvBlock, LayerRun, make_layer
 from lit_vision.networks.yolo_layers import Head
 from lit_vision.ops.anchors import arrange_anchors
-from lit_vision.ops.grid import Decoded, decode, flatten_outputs, grid_of
+from lit_vision.ops.grid import Decoded, Grid, decode, flatten_outputs, grid_of
 
 BN_EPS = 1e-5
 
@@ -72,10 +72,14 @@ class DarknetYOLO(nn.Module):
         outputs: list[Tensor] = self.head(*self.backbone(images))
         return outputs
 
+    def grid(self, outputs: Sequence[Tensor]) -> Grid:
+        """What the boxes of these raw outputs are measured from."""
+        return grid_of(outputs, self.anchors, self.strides, self.scale_x_y)
+
     def decode(self, outputs: Sequence[Tensor]) -> Decoded:
         """Raw outputs as boxes in pixels of the network input, with probabilities; see `lit_vision.ops.grid`."""
         flat = flatten_outputs(outputs, self.anchors.shape[1])
-        boxes = decode(flat, grid_of(outputs, self.anchors, self.strides, self.scale_x_y))
+        boxes = decode(flat, self.grid(outputs))
         return Decoded(boxes, flat[..., 4].sigmoid(), flat[..., 5:].sigmoid())
 
     def convolutions(self) -> list[tuple[int, nn.Conv2d, nn.BatchNorm2d | None]]:

@@ -7,16 +7,18 @@ from typing import Any, Literal, TypeAlias
 from torch import nn
 
 from lit_vision.errors import UserError
+from lit_vision.networks.anchor_free import AnchorFreeYOLO
 from lit_vision.networks.darknet import DarknetYOLO, create_darknet
 from lit_vision.networks.darknet_cfg import BUILT_IN, find_config
 from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.darknet_weights import load_backbone, load_weights
-from lit_vision.networks.yolo import YOLO, yolo
+from lit_vision.networks.yolo import YOLO
+from lit_vision.networks.yolo_build import HeadKind, Neck, yolo
 from lit_vision.networks.yolo_layers import SLOPE
 from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, Anchors
 
 AnchorChoice = list[list[float]] | Literal["paper", "auto"]
-YOLONetwork: TypeAlias = YOLO | DarknetYOLO
+YOLONetwork: TypeAlias = YOLO | DarknetYOLO | AnchorFreeYOLO
 
 
 def choose_anchors(anchors: AnchorChoice, num_scales: int) -> Anchors:
@@ -38,24 +40,29 @@ def create_yolo(
     architecture: str | None = None,
     backbone: str | None = None,
     in_channels: int = 3,
-    anchors: AnchorChoice = "paper",
+    anchors: AnchorChoice | None = None,
     strides: Sequence[int] = (8, 16, 32),
     width: int | None = None,
     pretrained: bool = False,
     weights: str | None = None,
     backbone_args: Mapping[str, Any] | None = None,
     bn_eps: float | None = None,
+    neck: Neck = "v3",
+    head: HeadKind = "v3",
+    head_args: Mapping[str, Any] | None = None,
 ) -> YOLONetwork:
     """The network of a `YOLODetector`; see there for the arguments.
 
     Raises:
         UserError: arguments that exclude each other, or that the architecture fixes.
     """
+    if head == "anchor_free" and anchors is not None:
+        raise UserError("`head: anchor_free` has no anchors: leave out `anchors`, or set `head: v3`")
     if backbone is None:
         name = architecture or "yolov3"
-        _refuse_timm(name, pretrained, weights, backbone_args, width, strides)
+        _refuse_parts(name, pretrained, weights, backbone_args, width, strides, (neck, head, head_args))
         # A .cfg has its own anchors, and as many of them are clustered.
-        given = None if isinstance(anchors, str) else choose_anchors(anchors, 1)
+        given = None if anchors is None or isinstance(anchors, str) else choose_anchors(anchors, 1)
         network = create_darknet(name, num_classes, in_channels, bn_eps, given)
         if weights is not None:
             load_weights(network, weights)
@@ -64,9 +71,10 @@ def create_yolo(
         raise UserError(f"give `architecture: {_short(architecture)}` or `backbone: {backbone}`, not both")
     if pretrained and weights is not None:
         raise UserError(f"{backbone} was given both pretrained: true and weights: {weights}; give one of them")
-    chosen, timm_weights = choose_anchors(anchors, len(strides)), None if is_darknet_file(weights) else weights
-    args = _with_slope(plain_backbone_args(backbone_args, weights))
-    net = yolo(backbone, num_classes, in_channels, chosen, strides, width, pretrained, timm_weights, args)
+    chosen = PAPER_ANCHORS if head == "anchor_free" else choose_anchors(anchors or "paper", len(strides))
+    timm_weights, args = None if is_darknet_file(weights) else weights, plain_backbone_args(backbone_args, weights)
+    shape = (num_classes, in_channels, chosen, strides, width)
+    net = yolo(backbone, *shape, pretrained, timm_weights, _with_slope(args), neck, head, head_args)
     if bn_eps is not None:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -97,15 +105,21 @@ def _with_slope(backbone_args: Mapping[str, Any] | None) -> dict[str, Any]:
     return args
 
 
-def _refuse_timm(
+def _refuse_parts(
     architecture: str,
     pretrained: bool,
     weights: str | None,
     backbone_args: Mapping[str, Any] | None,
     width: int | None,
     strides: Sequence[int],
+    neck_and_head: tuple[Neck, HeadKind, Mapping[str, Any] | None],
 ) -> None:
+    """What goes with a backbone and is fixed in an architecture."""
     name = _short(architecture)
+    if neck_and_head[:2] != ("v3", "v3") or neck_and_head[2]:
+        raise UserError(
+            f"`neck`, `head` and `head_args` are fixed in {name}: they go with a `backbone`, such as darknet53 or csp_n"
+        )
     if width is not None or tuple(strides) != (8, 16, 32):
         raise UserError(f"`width` and `strides` are fixed in {name}: they go with a `backbone`")
     if backbone_args:

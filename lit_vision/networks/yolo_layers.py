@@ -14,12 +14,12 @@ OBJECT_PRIOR = 0.01
 class ConvBlock(nn.Sequential):
     """Convolution, batch normalisation and leaky ReLU; the size stays but for the stride."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm_eps: float = 1e-5) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         nn.init.kaiming_normal_(convolution.weight, a=SLOPE)
         super().__init__(
             convolution,
-            nn.BatchNorm2d(out_channels, eps=norm_eps),
+            nn.BatchNorm2d(out_channels),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
 
@@ -66,19 +66,17 @@ class Scale(nn.Module):
         return self.head(self.output(route)), route
 
 
-def _five(in_channels: int, width: int, norm_eps: float) -> nn.Sequential:
+def _five(in_channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        ConvBlock(in_channels, width, 1, norm_eps),
-        ConvBlock(width, 2 * width, 3, norm_eps),
-        ConvBlock(2 * width, width, 1, norm_eps),
-        ConvBlock(width, 2 * width, 3, norm_eps),
-        ConvBlock(2 * width, width, 1, norm_eps),
+        ConvBlock(in_channels, width, 1),
+        ConvBlock(width, 2 * width, 3),
+        ConvBlock(2 * width, width, 1),
+        ConvBlock(width, 2 * width, 3),
+        ConvBlock(2 * width, width, 1),
     )
 
 
-def paper_scales(
-    channels: Sequence[int], width: int, num_anchors: int, num_classes: int, norm_eps: float = 1e-5
-) -> list[Scale]:
+def paper_scales(channels: Sequence[int], width: int, num_anchors: int, num_classes: int) -> list[Scale]:
     """Scales of YOLO v3 (section 2.3), coarsest first.
 
     Args:
@@ -86,13 +84,12 @@ def paper_scales(
         width: channels of the coarsest route (512 in the paper), halved at each finer scale.
         num_anchors: per scale.
         num_classes: C.
-        norm_eps: of the batch normalisation.
     """
     scales: list[Scale] = []
     for depth, in_channels in enumerate(channels):
         own = max(width >> depth, 8)
-        reduce = ConvBlock(max(width >> (depth - 1), 8), own, 1, norm_eps) if depth else None
-        block = _five(in_channels + (own if depth else 0), own, norm_eps)
-        output = ConvBlock(own, 2 * own, 3, norm_eps)
+        reduce = ConvBlock(max(width >> (depth - 1), 8), own, 1) if depth else None
+        block = _five(in_channels + (own if depth else 0), own)
+        output = ConvBlock(own, 2 * own, 3)
         scales.append(Scale(reduce, block, output, Head(2 * own, num_anchors, num_classes)))
     return scales

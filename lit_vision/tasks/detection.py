@@ -1,7 +1,7 @@
-"""Object detection with YOLO v3."""
+"""Object detection with YOLO: v3 as published, and what has come to it since."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -9,13 +9,16 @@ from torchmetrics import Metric
 
 from lit_vision.data.transforms import restore_boxes
 from lit_vision.errors import UserError
-from lit_vision.losses.yolo import YOLOLoss
+from lit_vision.losses.detection import DetectionLoss
+from lit_vision.losses.detection_choice import choose_loss
 from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
+from lit_vision.networks.yolo_build import HeadKind, Neck
 from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture, plain_backbone_args
+from lit_vision.networks.yolo_network import AnchorNetwork
 from lit_vision.ops.anchors import arrange_anchors, cluster_anchors
 from lit_vision.ops.boxes import select_detections
 from lit_vision.ops.grid import Decoded
@@ -30,19 +33,25 @@ class YOLODetector(VisionTask):
         class_names: K names; comes from the data on the command line.
         architecture: "yolov3" (the paper's, Darknet-53), "yolov3-tiny", "yolov3-spp" or the path of a Darknet .cfg;
             null: yolov3, unless `backbone` is given.
-        backbone: a timm name: v3's neck and heads over it.
+        backbone: a timm name, or csp_n, csp_s, csp_m, which are made for training from scratch: a neck and heads over
+            it.
         pretrained: timm's weights for the backbone, from the Hugging Face hub.
         weights: a local file instead: Darknet's .weights for an `architecture` (whole, or its beginning as
             darknet53.conv.74) or for `backbone: darknet53`, timm's for any `backbone`.
         backbone_args: arguments for timm's constructor; `slope` makes its activation a leaky ReLU of that slope.
         strides: pixels per cell of the scales over a `backbone`. Small pictures and objects need no 32.
         width: channels of the coarsest scale of the neck over a `backbone`; null: half of the backbone's there.
+        neck: over a `backbone`: "v3" brings coarse features to finer scales, "pan" also fine ones back to coarser ones.
+        head: over a `backbone`: "v3" has anchors and objectness, "anchor_free" neither, one box for each cell.
+        head_args: {scale_x_y} of head v3, {reg_max, depth, depthwise, width} of anchor_free; see `networks.yolo.YOLO`
+            and `networks.anchor_free.AnchorFreeYOLO`.
         in_channels: channels of the images.
         bn_eps: of all batch normalisation; null: 1e-5 for an `architecture`, the library's own for a `backbone`.
         anchors: "paper" (a .cfg's own), "auto" (clustered from the training boxes when `fit` starts), or your own list
-            of [width, height] in pixels of the network input, as many for each scale.
-        loss: null: `YOLOLoss` with its defaults.
-        objectness_threshold: a box whose objectness is not above it is no object (0.5: the rule of YOLO v3).
+            of [width, height] in pixels of the network input, as many for each scale; null: "paper" for head v3.
+        loss: null: `YOLOLoss` for head v3, `AnchorFreeLoss` for anchor_free, with their defaults.
+        objectness_threshold: a box whose objectness is not above it is no object (0.5: the rule of YOLO v3); without
+            anchors, objectness is the probability of the best class.
         score_threshold: a detection's objectness times class probability is above it.
         nms_threshold: of two boxes of a class whose IoU is above it, the lesser goes.
         max_detections: most detections of an image.
@@ -67,9 +76,12 @@ class YOLODetector(VisionTask):
         strides: list[int] | None = None,
         width: int | None = None,
         in_channels: int = 3,
+        neck: Neck = "v3",
+        head: HeadKind = "v3",
+        head_args: dict[str, Any] | None = None,
         bn_eps: float | None = None,
-        anchors: AnchorChoice = "paper",
-        loss: YOLOLoss | None = None,
+        anchors: AnchorChoice | None = None,
+        loss: DetectionLoss | None = None,
         objectness_threshold: float = 0.5,
         score_threshold: float = 0.5,
         nms_threshold: float = 0.45,
@@ -83,13 +95,12 @@ class YOLODetector(VisionTask):
         backbone_args = plain_backbone_args(backbone_args, weights if backbone else None)
         shape: dict[str, Any] = {"architecture": architecture, "backbone": backbone, "backbone_args": backbone_args}
         shape |= {"strides": strides or [8, 16, 32], "width": width, "in_channels": in_channels, "anchors": anchors}
-        shape["bn_eps"] = bn_eps
+        shape |= {"neck": neck, "head": head, "head_args": head_args, "bn_eps": bn_eps}
         self.network = create_yolo(self.num_classes, **shape, pretrained=pretrained, weights=weights)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
-        self.preprocess = self._preprocess(
-            in_channels, pretrained or bool(weights and not is_darknet_file(weights)), mean, std
-        )
-        self.loss = loss or YOLOLoss(ignore_threshold=self.network.ignore_threshold)
+        timm_weights = pretrained or (weights is not None and not is_darknet_file(weights))
+        self.preprocess = self._preprocess(in_channels, timm_weights, mean, std)
+        self.loss = choose_loss(loss, head, self.network)
         self.metrics = nn.ModuleDict({stage: MeanAveragePrecision(self.class_names) for stage in ("val", "test")})
         self.anchors, self.in_channels = anchors, in_channels
         self.objectness_threshold, self.score_threshold = objectness_threshold, score_threshold
@@ -141,29 +152,28 @@ class YOLODetector(VisionTask):
         sizes_of = getattr(getattr(self.trainer, "datamodule", None), "training_box_sizes", None)
         if sizes_of is None:
             raise UserError("`anchors: auto` needs a DetectionDataModule: give `anchors: paper` or a list")
-        per_scale = self.network.anchors.shape[:2].numel()
-        anchors, overlap = cluster_anchors(sizes_of(), per_scale)
-        self.network.anchors.copy_(arrange_anchors(anchors.tolist(), len(self.network.strides)))
+        own = cast(AnchorNetwork, self.network).anchors
+        anchors, overlap = cluster_anchors(sizes_of(), own.shape[:2].numel())
+        own.copy_(arrange_anchors(anchors.tolist(), len(self.network.strides)))
         shown = ", ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors.tolist())
         rank_zero_info(f"anchors clustered from the training boxes: {shown} (mean best IoU {overlap:.3f})")
 
     # --- steps --------------------------------------------------------------------------------------------------
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, C, H, W) uint8 to raw outputs (B, A * (5 + K), H / stride, W / stride), coarsest first."""
+        """Images (B, C, H, W) uint8 to raw outputs (B, channels, H / stride, W / stride), coarsest first."""
         outputs: list[Tensor] = self.network(self.preprocess(images))
         return outputs
 
     def training_step(self, batch: DetectionBatch, batch_idx: int) -> Tensor:
-        """The loss of a batch; its three parts are logged beside it."""
+        """The loss of a batch; its parts are logged beside it."""
         return self._loss(self(batch["image"]), batch, "train")
 
     def _loss(self, outputs: Sequence[Tensor], batch: DetectionBatch, stage: str) -> Tensor:
         size = len(batch["image"])
-        network = self.network
-        truths = (batch["boxes"], batch["labels"], batch["crowd"])
-        terms = self.loss(outputs, network.anchors, network.strides, *truths, scale_x_y=network.scale_x_y)
+        terms = self.loss(outputs, self.network, batch["boxes"], batch["labels"], batch["crowd"])
         self.log_loss(stage, terms.total, size)
-        parts = {f"{stage}/{name}_loss": getattr(terms, name).detach() for name in ("box", "objectness", "classes")}
+        named = terms._asdict().items()
+        parts = {f"{stage}/{name}_loss": term.detach() for name, term in named if name != "total"}
         weight = self.weight(stage, size)
         self.log_dict(parts, on_step=False, on_epoch=True, batch_size=weight, sync_dist=stage != "train")
         total: Tensor = terms.total

@@ -1,16 +1,26 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from lit_vision.errors import UserError
 from lit_vision.losses.yolo import YOLOLoss
 from lit_vision.ops.anchors import TINY_ANCHORS, arrange_anchors
 from lit_vision.ops.boxes import cxcywh_to_xyxy
+from lit_vision.ops.grid import grid_of
 
 ANCHORS, STRIDES, CLASSES = arrange_anchors(TINY_ANCHORS, 2), (32, 16), 3
 SIDE = 128
+
+
+def network_with(scale_x_y: tuple[float, float] | None = None) -> SimpleNamespace:
+    return SimpleNamespace(anchors=ANCHORS, strides=STRIDES, grid=lambda raw: grid_of(raw, ANCHORS, STRIDES, scale_x_y))
+
+
+NETWORK = network_with()
 
 
 def outputs(seed: int = 0, batch: int = 1, scale: float = 1.0) -> list[Tensor]:
@@ -25,8 +35,7 @@ def loss_of(raw: list[Tensor], boxes: list[list[float]], labels: list[int], **se
     loss = YOLOLoss(**{"law": "darknet", **settings})  # type: ignore[arg-type]
     return loss(
         raw,
-        ANCHORS,
-        STRIDES,
+        NETWORK,  # type: ignore[arg-type]
         [truth],
         [torch.tensor(labels, dtype=torch.int64)],
         [torch.tensor(crowd, dtype=torch.bool)],
@@ -134,9 +143,9 @@ def test_loss_is_the_mean_over_images() -> None:
     raw = outputs(batch=2)
     boxes, labels = torch.tensor([[10.0, 10.0, 40.0, 50.0]]), torch.tensor([1])
     loss = YOLOLoss()
-    both = loss(raw, ANCHORS, STRIDES, [boxes, boxes[:0]], [labels, labels[:0]]).total
-    first = loss([r[:1] for r in raw], ANCHORS, STRIDES, [boxes], [labels]).total
-    second = loss([r[1:] for r in raw], ANCHORS, STRIDES, [boxes[:0]], [labels[:0]]).total
+    both = loss(raw, NETWORK, [boxes, boxes[:0]], [labels, labels[:0]]).total
+    first = loss([r[:1] for r in raw], NETWORK, [boxes], [labels]).total
+    second = loss([r[1:] for r in raw], NETWORK, [boxes[:0]], [labels[:0]]).total
     assert both.item() == pytest.approx((first + second).item() / 2, rel=1e-6)
 
 
@@ -204,7 +213,7 @@ def gradients(scale_x_y: tuple[float, float] | None, **settings: object) -> list
     truth = torch.tensor([[50.0, 30.0, 130.0, 110.0], [20.0, 20.0, 31.0, 33.0]])
     loss = YOLOLoss(law="darknet", **settings)  # type: ignore[arg-type]
     one = [torch.tensor([0, 1])]
-    loss(raw, ANCHORS, STRIDES, [truth], one, scale_x_y=scale_x_y).total.backward()
+    loss(raw, network_with(scale_x_y), [truth], one).total.backward()  # type: ignore[arg-type]
     return [own.grad for own in raw]  # type: ignore[misc]
 
 
@@ -258,3 +267,47 @@ def test_only_the_best_anchor_of_all_scales_trains_and_good_boxes_are_ignored_no
     loss_of(near, [box], [1], ignore_threshold=0.66).total.backward()
     found = near[0].grad[0].view(3, 8, 4, 4)  # type: ignore[index]
     assert found[own, :, 1, [0, 2]].abs().max() == 0  # ignored: neither object nor background
+
+
+def test_modern_objectness_is_the_overlap_of_the_predicted_box() -> None:
+    """One object, whose slots are known; the term is written down again, focal weights included."""
+    raw = outputs(scale=0.5)
+    box = cxcywh_to_xyxy(torch.tensor([41.0, 57.0, 40.0, 60.0])).tolist()  # leans right and down, of cell (2, 3)
+    settings = {"law": "modern", "max_ratio": 1.2, "ignore_threshold": 1.0, "focal_gamma": 2.0}
+    terms = loss_of(raw, [box], [1], label_smoothing=0.2, **settings)
+    expected, classes = 0.0, 0.0
+    for s, stride in enumerate(STRIDES):
+        for a, row, column in np.ndindex(3, SIDE // stride, SIDE // stride):
+            t = raw[s].detach()[0].view(3, 5 + CLASSES, SIDE // stride, SIDE // stride)[a, :, row, column].tolist()
+            target = 0.0
+            if s == 1 and a == 2 and (column, row) in ((2, 3), (3, 3), (2, 4)):  # 37 x 58 of stride 16
+                own = (
+                    (column + sigmoid(t[0])) * 16,
+                    (row + sigmoid(t[1])) * 16,
+                    math.exp(t[2]) * 37,
+                    math.exp(t[3]) * 58,
+                )
+                target = overlap(own, (41.0, 57.0, 40.0, 60.0))
+                wanted = [0.1, 0.9, 0.1]
+                chances = [sigmoid(x) for x in t[5:]]
+                classes -= sum(
+                    w * math.log(p) + (1 - w) * math.log(1 - p) for w, p in zip(wanted, chances, strict=True)
+                )
+            chance = sigmoid(t[4])
+            bce = -target * math.log(chance) - (1 - target) * math.log(1 - chance)
+            expected += (target - chance) ** 2 * bce
+    assert terms.objectness.item() == pytest.approx(expected, rel=1e-5)
+    assert terms.classes.item() == pytest.approx(classes, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"law": "darknet", "assignment_threshold": 0.3}, "assignment_threshold is of assignment: threshold"),
+        ({"law": "modern", "assignment_threshold": 0.3}, "but the assignment is ratio"),
+        ({"law": "dense", "max_ratio": 3.0}, "max_ratio is of assignment: ratio"),
+    ],
+)
+def test_settings_of_another_assignment_are_refused(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        YOLOLoss(**settings)  # type: ignore[arg-type]

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from lit_vision.errors import UserError
-from lit_vision.networks.yolo import YOLO, yolo
+from lit_vision.networks.yolo import YOLO
+from lit_vision.networks.yolo_build import yolo
 from lit_vision.networks.yolo_choice import create_yolo
 from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS
 

@@ -1,0 +1,36 @@
+"""What every detector's loss has in common: how it is called, what it gives, which heads it is for."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+HeadKind = Literal["v3", "anchor_free"]
+
+
+class DetectionLoss(nn.Module):
+    """Raw outputs and objects to a named tuple of scalars, whose first, `total`, is minimised; the others are logged.
+
+    `forward(outputs, network, boxes, labels, crowd)` gets S raw outputs, coarsest first, the network that gave them
+    (for its strides, anchors and the like), and B tensors each of boxes (N, 4) float32 xyxy in network pixels, labels
+    (N,) int64 and crowd (N,) bool.
+
+    Attributes:
+        head: the kind of head it can train.
+    """
+
+    head: ClassVar[HeadKind]
+
+    def check(self, network: Any) -> None:
+        """Raises a UserError if the network's head cannot be trained with these settings."""
+
+    def forward(
+        self,
+        outputs: Sequence[Tensor],
+        network: Any,
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        crowd: Sequence[Tensor] | None = None,
+    ) -> Any:
+        """The terms, see above."""
+        raise NotImplementedError

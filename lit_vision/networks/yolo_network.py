@@ -1,0 +1,70 @@
+"""What losses and tasks ask of a detector's network, whatever its head; and the pyramid that all of them begin with."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from lit_vision.errors import UserError
+from lit_vision.ops.grid import Decoded, Grid
+
+
+class DetectionNetwork(Protocol):
+    """A detector: images to raw outputs, scale by scale, and those to boxes.
+
+    Attributes:
+        backbone: what a user's weights are for; it thaws stage by stage.
+        strides: pixels of the input per cell of each output, coarsest first.
+        coarsest: sides of pictures are multiples of it.
+    """
+
+    backbone: nn.Module
+    strides: tuple[int, ...]
+    coarsest: int
+
+    def decode(self, outputs: Sequence[Tensor]) -> Decoded:
+        """Raw outputs as boxes in pixels of the network input, with probabilities."""
+        ...
+
+
+class AnchorNetwork(DetectionNetwork, Protocol):
+    """A detector whose boxes are measured against anchors.
+
+    Attributes:
+        anchors: (S, A, 2) widths and heights in pixels of the network input, in the order of the outputs.
+        scale_x_y: of each output, see `ops.grid.decode`.
+        ignore_threshold: that the network was published with, for the loss.
+    """
+
+    anchors: Tensor
+    scale_x_y: tuple[float, ...]
+    ignore_threshold: float
+
+    def grid(self, outputs: Sequence[Tensor]) -> Grid:
+        """What the boxes of raw outputs are measured from."""
+        ...
+
+
+class PointNetwork(DetectionNetwork, Protocol):
+    """A detector whose boxes are measured from the centres of the cells.
+
+    Attributes:
+        reg_max: see `lit_vision.ops.points.distances`.
+    """
+
+    reg_max: int
+
+
+def pyramid(backbone: nn.Module, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
+    """A backbone's features (B, C, H / stride, W / stride), coarsest first.
+
+    Raises:
+        UserError: the sides of the images are not multiples of the coarsest stride.
+    """
+    height, width = images.shape[-2:]
+    if height % strides[0] or width % strides[0]:
+        raise UserError(f"image_size {height} x {width} is not a multiple of {strides[0]}; choose one that is")
+    # timm's Swin and its kin give (B, H, W, C).
+    channels_first = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NCHW")
+    features: list[Tensor] = backbone(images)
+    return [feature if channels_first else feature.permute(0, 3, 1, 2) for feature in reversed(features)]
