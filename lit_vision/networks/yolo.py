@@ -14,6 +14,7 @@ from lit_vision.errors import UserError
 from lit_vision.networks.backbones import create_features
 from lit_vision.networks.yolo_layers import SLOPE, Scale, TinyBackbone, paper_scales, tiny_scales
 from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, arrange_anchors
+from lit_vision.ops.candidates import decode_above
 from lit_vision.ops.grid import Decoded, decode, flatten_outputs, grid_of
 
 Architecture = Literal["yolov3", "yolov3-tiny"]
@@ -66,6 +67,10 @@ class YOLO(nn.Module):
         flat = flatten_outputs(outputs, self.anchors.shape[1])
         boxes = decode(flat, grid_of(outputs, self.anchors, self.strides))
         return Decoded(boxes, flat[..., 4].sigmoid(), flat[..., 5:].sigmoid())
+
+    def decode_above(self, outputs: Sequence[Tensor], threshold: float) -> list[Decoded]:
+        """As `decode`, of each image only the boxes whose objectness is above a threshold."""
+        return decode_above(outputs, self.anchors, self.strides, threshold)
 
 
 def yolov3(

@@ -1,28 +1,23 @@
 """Object detection with YOLO v3."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import Metric
 
-from lit_vision.data.transforms import restore_boxes
 from lit_vision.errors import UserError
 from lit_vision.losses.yolo import YOLOLoss
-from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.yolo_choice import AnchorChoice, Architecture, create_yolo, darknet_slope
 from lit_vision.ops.anchors import arrange_anchors, cluster_anchors
-from lit_vision.ops.boxes import select_detections
-from lit_vision.ops.grid import Decoded
-from lit_vision.tasks.base import VisionTask
-from lit_vision.types import Batch, DetectionBatch, DetectionPrediction
+from lit_vision.tasks.box_task import BoxTask
+from lit_vision.types import DetectionBatch
 
 
-class YOLODetector(VisionTask):
+class YOLODetector(BoxTask):
     """Finds objects: a box, a class and a score each.
 
     Args:
@@ -39,11 +34,15 @@ class YOLODetector(VisionTask):
             [width, height] in pixels of the network input, as many for each scale.
         loss: null: `YOLOLoss` with its defaults.
         objectness_threshold: a box whose objectness is not above it is no object (0.5: the rule of YOLO v3).
-        score_threshold: a detection's objectness times class probability is above it.
+        score_threshold: a detection's objectness times class probability is above it; "auto": above the threshold of
+            its class that gave the best F1 in the validation, and the objectness filter no longer cuts these off.
         nms_threshold: of two boxes of a class whose IoU is above it, the lesser goes.
         max_detections: most detections of an image.
         evaluation_threshold: takes the place of the first two for the metrics, which rank all candidates: higher
             thresholds would cut off the recall and with it the mAP.
+        tta_scales: factors on the network's input at which `test` and `predict` look at each picture, such as
+            [0.8, 1.0, 1.25]; NMS chooses among the boxes of all.
+        tta_flips: "horizontal" and "vertical": each scale is looked at mirrored, too.
         mean: of the channels, in 0..1, as the backbone's weights expect; null: theirs, or 0 without weights.
         std: likewise; null: theirs, or 1.
         kwargs: see `VisionTask`.
@@ -66,10 +65,12 @@ class YOLODetector(VisionTask):
         anchors: AnchorChoice = "paper",
         loss: YOLOLoss | None = None,
         objectness_threshold: float = 0.5,
-        score_threshold: float = 0.5,
+        score_threshold: float | Literal["auto"] = 0.5,
         nms_threshold: float = 0.45,
         max_detections: int = 100,
         evaluation_threshold: float = 0.005,
+        tta_scales: list[float] | None = None,
+        tta_flips: list[Literal["horizontal", "vertical"]] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         **kwargs: Any,
@@ -83,13 +84,11 @@ class YOLODetector(VisionTask):
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
         self.preprocess = self._preprocess(in_channels, pretrained or weights is not None, mean, std)
         self.loss = loss or YOLOLoss()
-        self.metrics = nn.ModuleDict({stage: MeanAveragePrecision(self.class_names) for stage in ("val", "test")})
         self.anchors, self.in_channels = anchors, in_channels
-        self.objectness_threshold, self.score_threshold = objectness_threshold, score_threshold
-        self.evaluation_threshold, self.nms_threshold = evaluation_threshold, nms_threshold
-        self.max_detections = max_detections
-        self._check_thresholds()
-        self.save_hyperparameters({**shape, **self._thresholds(), **self._statistics()})
+        rule: dict[str, Any] = {"objectness_threshold": objectness_threshold, "score_threshold": score_threshold}
+        rule |= {"nms_threshold": nms_threshold, "max_detections": max_detections}
+        rule |= {"evaluation_threshold": evaluation_threshold, "tta_scales": tta_scales, "tta_flips": tta_flips}
+        self.save_hyperparameters({**shape, **self.set_rule(**rule), **self._statistics()})
 
     def _preprocess(
         self, in_channels: int, pretrained: bool, mean: Sequence[float] | None, std: Sequence[float] | None
@@ -102,17 +101,6 @@ class YOLODetector(VisionTask):
 
     def _statistics(self) -> dict[str, Any]:
         return {"mean": list(self.preprocess.mean), "std": list(self.preprocess.std)}
-
-    def _thresholds(self) -> dict[str, Any]:
-        names = ("objectness_threshold", "score_threshold", "nms_threshold", "max_detections", "evaluation_threshold")
-        return {name: getattr(self, name) for name in names}
-
-    def _check_thresholds(self) -> None:
-        for name, value in self._thresholds().items():
-            if name == "max_detections" and value < 1:
-                raise UserError(f"model.max_detections is {value}; give a whole number from 1")
-            if name != "max_detections" and not 0 <= value <= 1:
-                raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
 
     @property
     def backbones(self) -> dict[str, nn.Module]:
@@ -159,28 +147,3 @@ class YOLODetector(VisionTask):
         self.log_dict(parts, on_step=False, on_epoch=True, batch_size=weight, sync_dist=stage != "train")
         total: Tensor = terms.total
         return total
-
-    def _evaluate(self, batch: DetectionBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
-        """Metrics rank all candidates; the predictions given back are those that a user would get."""
-        outputs = self(batch["image"])
-        self._loss(outputs, batch, stage)
-        decoded = self.network.decode(outputs)
-        low = self.evaluation_threshold
-        candidates = self._detections(decoded, batch, low, low)
-        framed = zip(batch["boxes"], batch["frame"], batch["size"], strict=True)
-        boxes = [restore_boxes(own, frame, size) for own, frame, size in framed]
-        metrics.update(batch["index"], candidates, boxes, batch["labels"], batch["crowd"])
-        return self._detections(decoded, batch, self.objectness_threshold, self.score_threshold)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[DetectionPrediction]:
-        """Detections of each image in its original pixels."""
-        decoded = self.network.decode(self(batch["image"]))
-        return self._detections(decoded, batch, self.objectness_threshold, self.score_threshold)
-
-    def _detections(self, decoded: Decoded, batch: Batch, objectness: float, score: float) -> list[DetectionPrediction]:
-        found = []
-        for i, (boxes, chances, classes) in enumerate(zip(*decoded, strict=True)):
-            one = select_detections(boxes, chances, classes, objectness, score, self.nms_threshold, self.max_detections)
-            one["boxes"] = restore_boxes(one["boxes"], batch["frame"][i], batch["size"][i])
-            found.append(one)
-        return found
