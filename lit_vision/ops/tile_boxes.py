@@ -20,12 +20,15 @@ def merge_tiles(
 ) -> DetectionPrediction:
     """One box per object from boxes that were found tile by tile.
 
-    A box that ends at a border of its tile, and not of the picture, is cut: it shows a part of an object. It is the
-    same object as a box of its class in another tile if their IoU is above `nms_threshold`; or the IoU of what the two
-    tiles' common region shows of them; or if at least 80 % of the cut box lies in the other. Then
-    - where a tile sees the object whole, its box stands and the cut ones go, whatever their scores;
-    - where none does, the cut ones are joined to the box round them all, with the highest of their scores.
-    Last comes greedy NMS, class by class. Without overlap between tiles, parts have nothing to tell them by.
+    A box that ends at a border of its tile, and not of the picture, is cut: it shows a part of an object. It goes where
+    another tile shows all of it without cutting it: that one sees more of the object, and what it has found counts,
+    be it another class or nothing. A cut box that is left is the same object as a box of its class in another tile
+    if their IoU is above `nms_threshold`; or the IoU of what the two tiles' common region shows of them; or if at
+    least 80 % of it lies in the other. If that one is not cut, the cut one goes; cut ones are joined to the box round
+    them all, with the highest of their scores. Last comes greedy NMS, class by class.
+
+    So an object that fits into the overlap comes out whole, as one tile has seen it whole; a longer one is put
+    together. Without overlap there is nothing to tell parts of one object by.
 
     Args:
         found: boxes (N, 4) in pixels of the picture, labels and scores.
@@ -37,8 +40,10 @@ def merge_tiles(
     Returns:
         (M, 4), (M,), (M,), scores falling.
     """
-    boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
-    cut = cut_boxes(boxes, tiles[tile_of], size)
+    cut = cut_boxes(found["boxes"], tiles[tile_of], size)
+    kept = ~(cut & _seen_better(found["boxes"], cut, tile_of, tiles, size))
+    boxes, labels, scores = found["boxes"][kept], found["labels"][kept], found["scores"][kept]
+    cut, tile_of = cut[kept], tile_of[kept]
     first, second = _same_objects(boxes, labels, cut, tile_of, tiles, nms_threshold)
     whole_partner = torch.zeros_like(cut)
     for one, other in ((first, second), (second, first)):
@@ -62,6 +67,20 @@ def cut_boxes(boxes: Tensor, own: Tensor, size: tuple[int, int]) -> Tensor:
     margin = EDGE * (edges[:, 2:] - edges[:, :2]).repeat(1, 2)
     near = torch.cat([boxes[:, :2] - edges[:, :2], edges[:, 2:] - boxes[:, 2:]], dim=1) <= margin
     return (near & (edges != picture)).any(dim=1)
+
+
+def _seen_better(boxes: Tensor, cut: Tensor, tile_of: Tensor, tiles: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N,) bool: which cut boxes lie in another tile that does not cut them."""
+    better = torch.zeros_like(cut)
+    own = tiles.to(boxes)
+    for t in tile_of[cut].unique().tolist():
+        rows = (cut & (tile_of == t)).nonzero().flatten()
+        overlapping = ((own[:, :2] < own[t, 2:]) & (own[:, 2:] > own[t, :2])).all(dim=1)
+        overlapping[t] = False
+        for other in own[overlapping]:
+            inside = (boxes[rows, :2] >= other[:2]).all(dim=1) & (boxes[rows, 2:] <= other[2:]).all(dim=1)
+            better[rows] |= inside & ~cut_boxes(boxes[rows], other.expand(len(rows), 4), size)
+    return better
 
 
 def _same_objects(

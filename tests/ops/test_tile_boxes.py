@@ -70,9 +70,18 @@ def test_parts_of_two_objects_one_above_the_other_are_not_joined() -> None:
     assert merged(rows) == [([40.0, 10.0, 175.0, 40.0], 0.9), ([40.0, 60.0, 175.0, 90.0], 0.8)]
 
 
-def test_classes_are_kept_apart() -> None:
+def test_parts_of_different_classes_are_not_joined() -> None:
+    left, right = [40.0, 20.0, 100.0, 60.0], [75.0, 20.0, 175.0, 60.0]
+    assert merged([(0, left, 0.9, 1), (1, right, 0.8, 0)]) == [(left, 0.9), (right, 0.8)]
+    assert merged([(0, left, 0.9, 1), (1, right, 0.8, 1)]) == [([40.0, 20.0, 175.0, 60.0], 0.9)]
+
+
+def test_what_a_tile_makes_of_a_part_does_not_count_where_another_sees_more() -> None:
+    """Of another class, or nothing at all where the other tile has looked and found nothing."""
     whole, part = [80.0, 20.0, 120.0, 60.0], [80.0, 20.0, 100.0, 60.0]
-    assert merged([(0, part, 0.95, 1), (1, whole, 0.6, 0)]) == [(part, 0.95), (whole, 0.6)]
+    assert merged([(0, part, 0.95, 1), (1, whole, 0.6, 0)]) == [(whole, 0.6)]
+    assert merged([(0, part, 0.95, 1)]) == []
+    assert merged([(0, [74.0, 20.0, 100.0, 60.0], 0.95, 1)]) != []  # the other tile would cut it, too
 
 
 def test_what_two_tiles_see_whole_comes_once_the_best_of_it() -> None:
