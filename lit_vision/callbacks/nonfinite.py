@@ -22,7 +22,7 @@ class _Step(NamedTuple):
     step: int  # optimizer steps, this one included
     epoch: int
     batch_idx: int
-    index: Tensor | None  # positions of the pictures in the data set
+    shown: Tensor | None  # positions of the pictures in the data set
 
 
 class StopOnNonFinite(pl.Callback):
@@ -119,7 +119,7 @@ class StopOnNonFinite(pl.Callback):
 
 
 def _indices(step: _Step) -> list[int]:
-    return [] if step.index is None else [int(i) for i in step.index.tolist() if i >= 0]  # below 0: fills up a share
+    return [] if step.shown is None else [int(i) for i in step.shown.tolist() if i >= 0]  # below 0: fills up a share
 
 
 def _finite(state: Mapping[str, Any]) -> bool:

@@ -73,7 +73,7 @@ def _seen_better(boxes: Tensor, cut: Tensor, tile_of: Tensor, tiles: Tensor, siz
     """(N,) bool: which cut boxes lie in another tile that does not cut them."""
     better = torch.zeros_like(cut)
     own = tiles.to(boxes)
-    for t in tile_of[cut].unique().tolist():
+    for t in torch.unique(tile_of[cut]).tolist():
         rows = (cut & (tile_of == t)).nonzero().flatten()
         overlapping = ((own[:, :2] < own[t, 2:]) & (own[:, 2:] > own[t, :2])).all(dim=1)
         overlapping[t] = False
