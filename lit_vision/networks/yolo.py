@@ -70,7 +70,7 @@ class YOLO(nn.Module):
 
     def decode_above(self, outputs: Sequence[Tensor], threshold: float) -> list[Decoded]:
         """As `decode`, of each image only the boxes whose objectness is above a threshold."""
-        return decode_above(outputs, self.anchors, self.strides, threshold)
+        return decode_above(outputs, grid_of(outputs, self.anchors, self.strides), self.anchors.shape[1], threshold)
 
 
 def yolov3(

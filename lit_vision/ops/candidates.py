@@ -9,40 +9,38 @@ from torch import Tensor
 from lit_vision.ops.grid import Decoded, Grid, decode
 
 
-def decode_above(outputs: Sequence[Tensor], anchors: Tensor, strides: Sequence[int], threshold: float) -> list[Decoded]:
+def decode_above(outputs: Sequence[Tensor], grid: Grid, num_anchors: int, threshold: float) -> list[Decoded]:
     """Boxes whose objectness is above a threshold, in the order of `Grid`.
 
     Args:
         outputs: S raw outputs (B, A * (5 + C), rows, columns), anchor-major.
-        anchors: (S, A, 2) widths and heights, network pixels.
-        strides: network pixels per cell of each scale.
+        grid: of these outputs.
+        num_anchors: A.
         threshold: of the objectness, strict.
 
     Returns:
         For each image boxes (N, 4), objectness (N,) and probabilities (N, C), float32.
     """
-    parts = [
-        _scale_above(output, own, stride, threshold)
-        for output, own, stride in zip(outputs, anchors.float(), strides, strict=True)
-    ]
-    images, flat = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    grid = Grid(*(torch.cat(column) for column in zip(*(part[2] for part in parts), strict=True)))
-    boxes, objectness, probabilities = decode(flat, grid), flat[:, 4].sigmoid(), flat[:, 5:].sigmoid()
-    size = outputs[0].shape[0]
-    if size == 1:
-        return [Decoded(boxes, objectness, probabilities)]
-    own_rows = [(images == i).nonzero().flatten() for i in range(size)]
-    return [Decoded(boxes[rows], objectness[rows], probabilities[rows]) for rows in own_rows]
+    parts, start = [], 0
+    for output in outputs:
+        image, places, raw = _scale_above(output, num_anchors, threshold)
+        parts.append((image, start + places, raw))
+        start += output.shape[2] * output.shape[3] * num_anchors
+    images, places, flat = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    boxes = decode(flat, grid.at(places))
+    found = Decoded(boxes, flat[:, 4].sigmoid(), flat[:, 5:].sigmoid())
+    if outputs[0].shape[0] == 1:
+        return [found]
+    own_rows = [(images == i).nonzero().flatten() for i in range(outputs[0].shape[0])]
+    return [Decoded(*(part[rows] for part in found)) for rows in own_rows]
 
 
-def _scale_above(output: Tensor, anchors: Tensor, stride: int, threshold: float) -> tuple[Tensor, Tensor, Grid]:
-    """Image (N,), raw values (N, 5 + C) float32, and the grid of the boxes of a scale that are above."""
+def _scale_above(output: Tensor, num_anchors: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a scale's boxes that are above: image (N,), place among one image's (N,), raw values (N, 5 + C) float32."""
     batch, _, rows, columns = output.shape
-    cells = output.view(batch, len(anchors), -1, rows, columns).permute(0, 3, 4, 1, 2)  # (B, rows, columns, A, 5 + C)
+    cells = output.view(batch, num_anchors, -1, rows, columns).permute(0, 3, 4, 1, 2)  # (B, rows, columns, A, 5 + C)
     image, y, x, anchor = torch.nonzero(cells[..., 4].float().sigmoid() > threshold, as_tuple=True)
-    corners = torch.stack([x, y], dim=1).float() * stride
-    grid = Grid(corners, anchors[anchor], torch.full_like(corners[:, 0], stride))
-    return image, cells[image, y, x, anchor].float(), grid
+    return image, (y * columns + x) * num_anchors + anchor, cells[image, y, x, anchor].float()
 
 
 def decoded_above(network: Any, outputs: Sequence[Tensor], threshold: float) -> list[Decoded]:

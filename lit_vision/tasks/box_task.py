@@ -122,7 +122,7 @@ class BoxTask(VisionTask):
 
     def _infer(self, images: Tensor) -> list[Tensor]:
         """As `forward`, by the copy with everything folded that can be; not where gradients are wanted."""
-        if self.training or self.device_mesh is not None or torch.is_grad_enabled():
+        if self.training or self.compiled or self.device_mesh is not None or torch.is_grad_enabled():
             outputs: list[Tensor] = self(images)
             return outputs
         if self.channels_last:

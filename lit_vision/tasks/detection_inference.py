@@ -71,7 +71,7 @@ def see(
         if view == View() and known is not None:
             parts.append(decoded_above(network, known, threshold))
             continue
-        shown = show(images, view, network.strides[0])
+        shown = show(images, view, max(network.strides))
         seen = (int(shown.shape[-2]), int(shown.shape[-1]))
         found = decoded_above(network, run(shown), threshold)
         parts.append([one._replace(boxes=unshow(one.boxes, view, seen, size)) for one in found])
