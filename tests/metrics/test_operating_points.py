@@ -25,9 +25,10 @@ def test_by_hand() -> None:
 
 def test_equal_scores_stand_or_fall_together() -> None:
     rows = [(0.9, 0, True), (0.5, 0, True), (0.5, 0, False), (0.5, 0, False), (0.5, 0, False), (0.5, 0, False)]
-    points = best_thresholds(scored(rows[::-1], [2]))  # the first two alone would be perfect
-    assert points.f1.tolist() == pytest.approx([2 / 3])
-    assert points.thresholds.tolist() == pytest.approx([0.7])
+    for order in (rows, rows[::-1]):
+        points = best_thresholds(scored(order, [2]))  # the first two alone would be perfect
+        assert points.f1.tolist() == pytest.approx([2 / 3])
+        assert points.thresholds.tolist() == pytest.approx([0.7])
 
 
 def test_scores_that_no_number_lies_between() -> None:
