@@ -38,12 +38,21 @@ PEER = """
 import json, sys, time, warnings
 answers, sys.stdout = sys.stdout, sys.stderr  # whatever the libraries print goes to the log
 warnings.filterwarnings("ignore")
-import numpy as np, torch
+import numpy as np, onnxruntime, torch
 from torch.utils.flop_counter import FlopCounterMode
 from ultralytics import YOLO
 
 name, size, picture = sys.argv[1], int(sys.argv[2]), np.load("picture.npy")
-clock = getattr(time, sys.argv[3])
+clock, cores = getattr(time, sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(cores)
+plain_session = onnxruntime.InferenceSession
+
+def session(path, settings=None, **options):  # by default a thread for each core of the machine, allowed or not
+    settings = settings or options.pop("sess_options", None) or onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = cores
+    return plain_session(path, settings, **options)
+
+onnxruntime.InferenceSession = session
 torch.manual_seed(0)
 model = YOLO(name)
 with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -63,12 +72,12 @@ for line in sys.stdin:
 class Peer:
     """Ultralytics in a process of its own."""
 
-    def __init__(self, python: str, name: str, size: int, clock: str, picture: Any, folder: Path) -> None:
+    def __init__(self, python: str, name: str, size: int, clock: str, cores: int, picture: Any, folder: Path) -> None:
         np.save(folder / "picture.npy", picture)
         quiet = {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(folder)}
         self.log = (folder / "log").open("w")
         self.process = subprocess.Popen(
-            [python, "-c", PEER, name, str(size), clock],
+            [python, "-c", PEER, name, str(size), clock, str(cores)],
             cwd=folder,
             env={**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **quiet},
             stdin=subprocess.PIPE,
@@ -188,7 +197,11 @@ def main() -> None:
     }
     facts = {"ours": facts_of(detector(arguments), options.size)}
     with tempfile.TemporaryDirectory() as folder:
-        peer = Peer(options.peer, options.theirs, options.size, clock, picture, Path(folder)) if options.peer else None
+        peer = (
+            Peer(options.peer, options.theirs, options.size, clock, options.cores, picture, Path(folder))
+            if options.peer
+            else None
+        )
         if peer is not None:
             facts["ultralytics"] = peer.facts
             ways |= {f"ultralytics {way}": lambda way=way: peer.run(way) for way in ("torch", "onnx")}  # type: ignore[misc]
