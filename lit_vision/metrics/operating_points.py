@@ -62,6 +62,8 @@ def _by_class(scored: Scored) -> list[Int64Array]:
 
 
 def _best(scores: FloatArray, hits: BoolArray, objects: int) -> tuple[float, float]:
+    possible = scores > 0  # a score of 0 is above no threshold
+    scores, hits = scores[possible], hits[possible]
     if not len(scores) or not objects:
         return 0.5, 0.0
     order = np.argsort(-scores, kind="stable")

@@ -203,7 +203,7 @@ def test_thresholds_are_the_best_that_trying_all_finds(seed: int) -> None:
     add(metric, images)
     value = metric.compute()["f1"].item()
     assert metric.points is not None
-    grid = [round(k / 20 - 0.01, 3) for k in range(21)]  # scores are multiples of 0.05
+    grid = [max(round(k / 20 - 0.01, 3), 0.0) for k in range(21)]  # scores are multiples of 0.05
     best, gains = [], []
     for label in range(3):
         tried = [f1_of(images, label, threshold) for threshold in grid]

@@ -57,6 +57,12 @@ def test_nothing_found_or_nothing_there() -> None:
     assert best_thresholds(scored([(0.7, 0, False)], [0, 0])).thresholds.tolist() == [0.5, 0.5]
 
 
+def test_a_score_of_nothing_is_above_no_threshold() -> None:
+    points = best_thresholds(scored([(0.5, 0, True), (0.0, 0, True)], [2]))
+    assert points.f1.tolist() == pytest.approx([2 / 3])
+    assert points.thresholds.tolist() == [0.25]
+
+
 def test_given_thresholds_are_strict() -> None:
     rows = [(0.5, 0, True), (0.75, 0, True), (0.25, 1, True), (0.5, 1, False)]
     points = f1_at(scored(rows, [2, 1]), np.array([0.5, 0.0], np.float32))
