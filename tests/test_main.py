@@ -244,7 +244,14 @@ def test_predict_on_pictures_needs_the_checkpoint_alone(files: Path, monkeypatch
     assert main(["predict", "--ckpt_path", "a.ckpt", "--images", "*.jpg", "--output", "out", "--threshold", "0.3"]) == 0
     options = calls[0][3]
     assert calls == [(Path("a.ckpt"), "*.jpg", Path("out"), options)]
-    assert options == {"batch_size": 8, "num_workers": 0, "device": "auto", "threshold": 0.3, "overwrite": False}
+    assert options == {
+        "batch_size": 8,
+        "num_workers": 0,
+        "device": "auto",
+        "threshold": 0.3,
+        "overwrite": False,
+        "precision": "32",
+    }
 
 
 def test_quickstart_writes_where_told(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

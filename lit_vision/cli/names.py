@@ -19,6 +19,7 @@ CALLBACKS: dict[str, str] = {
     "ProgressiveUnfreezing": "lit_vision.callbacks.unfreezing",
     "RunCheckpoints": "lit_vision.callbacks.checkpointing",
     "StartingPointPenalty": "lit_vision.callbacks.l2_sp",
+    "StopOnNonFinite": "lit_vision.callbacks.nonfinite",
 }
 TRAINING = ("fit", "validate", "test", "predict")
 READER_OPTIONS: dict[str, tuple[str, ...]] = {  # of the formats that `convert` can read

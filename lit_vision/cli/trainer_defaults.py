@@ -18,6 +18,8 @@ from pytorch_lightning.callbacks import (
 
 from lit_vision.callbacks.boundaries import Boundaries
 from lit_vision.callbacks.checkpointing import RunCheckpoints
+from lit_vision.callbacks.nonfinite import StopOnNonFinite
+from lit_vision.callbacks.operating_points import OperatingPointsFile
 from lit_vision.callbacks.per_image import PerImage
 from lit_vision.callbacks.pictures import Pictures
 from lit_vision.callbacks.rank_check import RankCheck
@@ -98,14 +100,16 @@ def default_callbacks(trainer: dict[str, Any], folder: RunFolder, fitting: bool)
     if trainer.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in own):
         callbacks.append(progress_bar())
     if not fitting:
-        return callbacks + [one for one in (Pictures(), PredictionFiles(), PerImage()) if not _has(own, type(one))]
+        looking = (Pictures(), PredictionFiles(), PerImage(), OperatingPointsFile())
+        return callbacks + [one for one in looking if not _has(own, type(one))]
     if trainer.get("enable_checkpointing") is not False and not _has(own, RunCheckpoints):
         callbacks.append(RunCheckpoints(dirpath=str(folder.checkpoints)))
     if trainer.get("logger") is not False and not any(isinstance(one, LearningRateMonitor) for one in own):
         callbacks.append(LearningRateMonitor())
     if not trainer.get("fast_dev_run") and not any(isinstance(one, Resources) for one in own):
         callbacks.append(Resources())
-    return callbacks + [one for one in (RankCheck(), Pictures()) if not _has(own, type(one))]
+    watching = (RankCheck(), StopOnNonFinite(), Pictures(), OperatingPointsFile())
+    return callbacks + [one for one in watching if not _has(own, type(one))]
 
 
 def progress_bar() -> ProgressBar:

@@ -78,7 +78,15 @@ def _predict_pictures(words: list[str]) -> int:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read pictures; 0 = this one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    parser.add_argument("--threshold", type=float, help="lowest score or probability that counts")
+    parser.add_argument(
+        "--threshold",
+        type=_threshold,
+        metavar="NUMBER|auto",
+        help="lowest score or probability that counts; auto, for boxes: of each class as the validation found it best",
+    )
+    parser.add_argument(
+        "--precision", choices=("32", "bf16"), default="32", help="bf16: faster where the device has it"
+    )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     options = parser.parse_args(words)
     checkpoint = run_folder.find_checkpoint(options.ckpt_path, Path("runs"), "")
@@ -92,9 +100,14 @@ def _predict_pictures(words: list[str]) -> int:
         num_workers=options.num_workers,
         device=options.device,
         threshold=options.threshold,
+        precision=options.precision,
         overwrite=options.overwrite,
     )
     return 0
+
+
+def _threshold(word: str) -> float | str:
+    return word if word == "auto" else float(word)
 
 
 def rehearse(words: list[str]) -> int:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lit_vision.metrics.operating_points import OperatingPoints, Scored, best_thresholds, f1_at
 from lit_vision.metrics.per_image import Arrays
+from lit_vision.ops.matching import IGNORED, MATCHED, MISSED, match_boxes
 from lit_vision.ops.matching import THRESHOLDS as IOUS
-from lit_vision.ops.matching import match_boxes
 from lit_vision.types import DetectionPrediction, Int64Array
 
 SIZES = ("all", "small", "medium", "large")  # COCO's: the last three divide at areas of 32 x 32 and 96 x 96 pixels
@@ -47,8 +48,12 @@ class MeanAveragePrecision(Metric):
         max_detections: of an image and class, the best so many count.
 
     `compute()` gives scalars in [0, 1]: map (over all IoUs), map_50, map_75; map_small, map_medium, map_large where
-    there are objects of that size in original pixels; ap/<class> where the class has objects. Without any object at
-    all, the first three are -1.
+    there are objects of that size in original pixels; ap/<class> where the class has objects; f1, the mean over the
+    classes with objects at an IoU of 0.5. Without any object at all, the first three are -1, and there is no f1.
+
+    Attributes:
+        thresholds: of the scores, one per class, at which f1 is measured; None: each class's best for these images.
+        points: thresholds and F1 of each class, from the last `compute()`.
     """
 
     higher_is_better = True
@@ -59,6 +64,8 @@ class MeanAveragePrecision(Metric):
         super().__init__(**kwargs)
         self.class_names = list(class_names)
         self.max_detections = max_detections
+        self.thresholds: Sequence[float] | None = None
+        self.points: OperatingPoints | None = None
         for name in STATES:
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self.reset()
@@ -118,11 +125,8 @@ class MeanAveragePrecision(Metric):
         parts = {name: [one.cpu() for one in getattr(self, name)] for name in STATES}
         arrays = _once({name: torch.cat(part).numpy() for name, part in parts.items()})
         index = np.unique(arrays["image"])
-        places = {kind: np.searchsorted(index, arrays[f"{kind}_image"]) for kind in ("predicted", "truth")}
-        # By picture, then class, then falling score.
-        keys = (-arrays["predicted_scores"], arrays["predicted_labels"], places["predicted"])
-        order = np.lexsort(keys)
-        chosen, outcomes = _matched(arrays, places, order, self.max_detections)
+        places = _places(arrays, index)
+        chosen, outcomes = _matched(arrays, places, _order(arrays, places), self.max_detections)
         there = np.lexsort((places["truth"],))
         there = there[~arrays["truth_crowd"][there]]
         return {
@@ -138,14 +142,37 @@ class MeanAveragePrecision(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The values by name; see the class."""
         state = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in STATES}
-        precision = _precision(_once(state), len(self.class_names), self.max_detections)
+        arrays = _once(state)
+        precision = _precision(arrays, len(self.class_names), self.max_detections)
         values = {"map": _mean(precision[..., 0])}
         values |= {name: _mean(precision[place, ..., 0]) for name, place in THRESHOLDS.items()}
         values |= {f"map_{size}": _mean(precision[..., place]) for place, size in enumerate(SIZES) if place}
+        values["f1"] = self._f1(arrays)
         values |= {f"ap/{name}": _mean(precision[:, :, k, 0]) for k, name in enumerate(self.class_names)}
         always = ("map", *THRESHOLDS)
         kept = {name: value for name, value in values.items() if name in always or value != ABSENT}
         return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in kept.items()}
+
+    def _f1(self, arrays: Arrays) -> float:
+        places = _places(arrays, np.unique(arrays["image"]))
+        chosen, outcomes = _matched(arrays, places, _order(arrays, places), self.max_detections)
+        counted = outcomes[:, THRESHOLDS["map_50"]] != IGNORED
+        rows, hits = chosen[counted], outcomes[counted, THRESHOLDS["map_50"]] == MATCHED
+        objects = np.bincount(arrays["truth_labels"][~arrays["truth_crowd"]], minlength=len(self.class_names))
+        scored = Scored(arrays["predicted_scores"][rows], arrays["predicted_labels"][rows], hits, objects)
+        given = self.thresholds
+        self.points = best_thresholds(scored) if given is None else f1_at(scored, np.array(given, np.float32))
+        return float(np.nanmean(self.points.f1)) if objects.any() else ABSENT
+
+
+def _places(arrays: Arrays, index: Int64Array) -> dict[str, Int64Array]:
+    """Position of each prediction's and each object's image in the index."""
+    return {kind: np.searchsorted(index, arrays[f"{kind}_image"]) for kind in ("predicted", "truth")}
+
+
+def _order(arrays: Arrays, places: Mapping[str, Int64Array]) -> Int64Array:
+    """The predictions by picture, then class, then falling score."""
+    return np.lexsort((-arrays["predicted_scores"], arrays["predicted_labels"], places["predicted"]))
 
 
 def _once(state: Arrays) -> Arrays:
@@ -172,16 +199,17 @@ def _matched(
     predicted = (places["predicted"] * classes + arrays["predicted_labels"])[order]
     truth = places["truth"] * classes + arrays["truth_labels"]
     there = np.argsort(truth, kind="stable")
-    starts = np.flatnonzero(np.diff(predicted, prepend=-1))
-    chosen, outcomes = [np.zeros(0, np.int64)], [np.zeros((0, len(IOUS)), np.int8)]
-    for start, end in zip(starts, np.append(starts, len(predicted))[1:], strict=True):
-        own = order[start : min(end, start + limit)]
-        low, high = np.searchsorted(truth[there], [predicted[start], predicted[start] + 1])
-        objects = there[low:high]
-        boxes = (arrays["predicted_boxes"][own], arrays["truth_boxes"][objects])
-        chosen.append(own)
-        outcomes.append(match_boxes(*boxes, arrays["truth_crowd"][objects]))
-    return np.concatenate(chosen), np.concatenate(outcomes)
+    first = np.diff(predicted, prepend=-1) != 0
+    rank = np.arange(len(predicted)) - np.flatnonzero(first)[np.cumsum(first) - 1]
+    chosen, groups = order[rank < limit], predicted[rank < limit]
+    outcomes = np.full((len(chosen), len(IOUS)), MISSED, np.int8)
+    found = np.unique(groups)
+    edges = [np.searchsorted(array, [found, found + 1]) for array in (groups, truth[there])]
+    for start, end, low, high in np.concatenate(edges)[:, edges[1][0] < edges[1][1]].T.tolist():
+        objects = there[low:high]  # without any, all have missed
+        boxes = (arrays["predicted_boxes"][chosen[start:end]], arrays["truth_boxes"][objects])
+        outcomes[start:end] = match_boxes(*boxes, arrays["truth_crowd"][objects])
+    return chosen, outcomes
 
 
 def _precision(arrays: Arrays, num_classes: int, max_detections: int) -> npt.NDArray[np.float64]:

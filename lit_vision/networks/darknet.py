@@ -14,6 +14,7 @@ from lit_vision.networks.darknet_kinds import Head as HeadKind
 from lit_vision.networks.darknet_layers import ConvBlock, LayerRun, make_layer
 from lit_vision.networks.yolo_layers import Head
 from lit_vision.ops.anchors import arrange_anchors
+from lit_vision.ops.candidates import decode_above
 from lit_vision.ops.grid import Decoded, Grid, decode, flatten_outputs, grid_of
 
 BN_EPS = 1e-5
@@ -81,6 +82,10 @@ class DarknetYOLO(nn.Module):
         flat = flatten_outputs(outputs, self.anchors.shape[1])
         boxes = decode(flat, self.grid(outputs))
         return Decoded(boxes, flat[..., 4].sigmoid(), flat[..., 5:].sigmoid())
+
+    def decode_above(self, outputs: Sequence[Tensor], threshold: float) -> list[Decoded]:
+        """As `decode`, of each image only the boxes whose objectness is above a threshold."""
+        return decode_above(outputs, self.grid(outputs), self.anchors.shape[1], threshold)
 
     def convolutions(self) -> list[tuple[int, nn.Conv2d, nn.BatchNorm2d | None]]:
         """Number, convolution and norm of each [convolutional], in the order of the .cfg."""

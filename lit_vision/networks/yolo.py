@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_vision.errors import UserError
 from lit_vision.networks.yolo_layers import Scale
 from lit_vision.networks.yolo_network import pyramid
+from lit_vision.ops.candidates import decode_above
 from lit_vision.ops.grid import Decoded, Grid, decode, flatten_outputs, grid_of
 
 IGNORE_THRESHOLD = 0.7  # of the paper's training, for the loss
@@ -74,3 +75,7 @@ class YOLO(nn.Module):
         flat = flatten_outputs(outputs, self.anchors.shape[1])
         boxes = decode(flat, self.grid(outputs))
         return Decoded(boxes, flat[..., 4].sigmoid(), flat[..., 5:].sigmoid())
+
+    def decode_above(self, outputs: Sequence[Tensor], threshold: float) -> list[Decoded]:
+        """As `decode`, of each image only the boxes whose objectness is above a threshold."""
+        return decode_above(outputs, self.grid(outputs), self.anchors.shape[1], threshold)

@@ -5,10 +5,11 @@ Boxes are (N, 4) float, xyxy, x1 <= x < x2, in pixels of whatever picture the ca
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from lit_vision.types import DetectionPrediction
 
+PORTION = 10  # candidates per detection wanted that enter NMS at first
 MAX_CANDIDATES = 30_000  # bounds the time of NMS; what lies beyond has the scores of noise
 
 
@@ -66,7 +67,7 @@ def select_detections(
     objectness: Tensor,
     probabilities: Tensor,
     objectness_threshold: float = 0.5,
-    score_threshold: float = 0.5,
+    score_threshold: float | Tensor = 0.5,
     nms_threshold: float = 0.45,
     max_detections: int = 100,
     max_candidates: int = MAX_CANDIDATES,
@@ -84,7 +85,7 @@ def select_detections(
         objectness: (N,) in [0, 1].
         probabilities: (N, C) in [0, 1], independent of each other.
         objectness_threshold: of the first filter.
-        score_threshold: of the scores.
+        score_threshold: of the scores; one for all classes, or (C,).
         nms_threshold: IoU above which the lesser box of the same class goes.
         max_detections: the best so many are kept.
         max_candidates: the best so many enter NMS.
@@ -94,10 +95,51 @@ def select_detections(
     """
     kept = objectness > objectness_threshold
     boxes, scores = boxes[kept].float(), (objectness[kept, None] * probabilities[kept]).float()
-    rows, labels = torch.nonzero(scores > score_threshold, as_tuple=True)
-    scores = scores[rows, labels]
-    if len(scores) > max_candidates:
-        best = scores.topk(max_candidates).indices
-        rows, labels, scores = rows[best], labels[best], scores[best]
-    chosen = batched_nms(boxes[rows], scores, labels, nms_threshold)[:max_detections]
-    return {"boxes": boxes[rows[chosen]], "labels": labels[chosen], "scores": scores[chosen]}
+    # Positions in the flat (rows * C) scores: half the memory of rows and labels, and faster to find.
+    places = (scores > score_threshold).flatten().nonzero().flatten()
+    best = scores.flatten()[places]
+    if len(best) > max_candidates:
+        best, chosen = best.topk(max_candidates)
+        places = places[chosen]
+    rows, labels = places // scores.shape[1], places % scores.shape[1]
+    chosen = classwise_nms(boxes[rows], labels, best, nms_threshold, max_detections)
+    return {"boxes": boxes[rows[chosen]], "labels": labels[chosen], "scores": best[chosen]}
+
+
+def classwise_nms(boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float, limit: int | None = None) -> Tensor:
+    """Greedy non-maximum suppression within each class.
+
+    A box goes whose IoU with a better one of its class, which has not gone itself, is above the threshold. Candidates
+    enter in portions, the best first, beside what is left of those before: what went cannot suppress, so that the
+    result is the same as for all at once, and most never enter where `limit` is reached early.
+
+    Args:
+        boxes: (N, 4) xyxy.
+        labels: (N,).
+        scores: (N,).
+        threshold: IoU.
+        limit: how many of the best to find; None: all.
+
+    Returns:
+        (M,) positions, scores falling; of equal scores the first comes first.
+    """
+    limit = len(scores) if limit is None else limit
+    order = scores.argsort(descending=True, stable=True)
+    moved = _apart(boxes, labels)
+    left, seen, portion = order[:0], 0, max(PORTION * limit, 1)
+    while seen < len(order) and len(left) < limit:
+        tried = torch.cat([left, order[seen : seen + portion]])
+        left = tried[nms(moved[tried], scores[tried].double(), threshold)]
+        seen, portion = seen + portion, 2 * portion
+    return left[:limit]
+
+
+def _apart(boxes: Tensor, labels: Tensor) -> Tensor:
+    """The boxes with each class moved to a place of its own, so that no two classes overlap.
+
+    In float64: in float32, coordinates near 10,000 of class 80 would be rounded to sixteenths of a pixel.
+    """
+    if not len(boxes):
+        return boxes.double()
+    low, high = boxes.aminmax()
+    return boxes.double() + labels[:, None].double() * (high.double() - low.double() + 1)

@@ -1,17 +1,14 @@
 """Object detection with YOLO: v3 as published, and what has come to it since."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics import Metric
 
-from lit_vision.data.transforms import restore_boxes
 from lit_vision.errors import UserError
 from lit_vision.losses.detection import DetectionLoss
 from lit_vision.losses.detection_choice import choose_loss
-from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.licences import licence_of
@@ -20,13 +17,11 @@ from lit_vision.networks.yolo_build import HeadKind, Neck
 from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture, plain_backbone_args
 from lit_vision.networks.yolo_network import AnchorNetwork
 from lit_vision.ops.anchors import arrange_anchors, cluster_anchors
-from lit_vision.ops.boxes import select_detections
-from lit_vision.ops.grid import Decoded
-from lit_vision.tasks.base import VisionTask
-from lit_vision.types import Batch, DetectionBatch, DetectionPrediction
+from lit_vision.tasks.box_task import BoxTask
+from lit_vision.types import DetectionBatch
 
 
-class YOLODetector(VisionTask):
+class YOLODetector(BoxTask):
     """Finds objects: a box, a class and a score each.
 
     Args:
@@ -52,11 +47,15 @@ class YOLODetector(VisionTask):
         loss: null: `YOLOLoss` for head v3, `AnchorFreeLoss` for anchor_free, with their defaults.
         objectness_threshold: a box whose objectness is not above it is no object (0.5: the rule of YOLO v3); without
             anchors, objectness is the probability of the best class.
-        score_threshold: a detection's objectness times class probability is above it.
+        score_threshold: a detection's objectness times class probability is above it; "auto": above the threshold of
+            its class that gave the best F1 in the validation, and the objectness filter no longer cuts these off.
         nms_threshold: of two boxes of a class whose IoU is above it, the lesser goes.
         max_detections: most detections of an image.
         evaluation_threshold: takes the place of the first two for the metrics, which rank all candidates: higher
             thresholds would cut off the recall and with it the mAP.
+        tta_scales: factors on the network's input at which `test` and `predict` look at each picture, such as
+            [0.8, 1.0, 1.25]; NMS chooses among the boxes of all.
+        tta_flips: "horizontal" and "vertical": each scale is looked at mirrored, too.
         mean: of the channels, in 0..1, as the backbone's weights expect; null: theirs, or 0 without weights.
         std: likewise; null: theirs, or 1.
         kwargs: see `VisionTask`.
@@ -83,10 +82,12 @@ class YOLODetector(VisionTask):
         anchors: AnchorChoice | None = None,
         loss: DetectionLoss | None = None,
         objectness_threshold: float = 0.5,
-        score_threshold: float = 0.5,
+        score_threshold: float | Literal["auto"] = 0.5,
         nms_threshold: float = 0.45,
         max_detections: int = 100,
         evaluation_threshold: float = 0.005,
+        tta_scales: list[float] | None = None,
+        tta_flips: list[Literal["horizontal", "vertical"]] | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         **kwargs: Any,
@@ -101,14 +102,12 @@ class YOLODetector(VisionTask):
         timm_weights = pretrained or (weights is not None and not is_darknet_file(weights))
         self.preprocess = self._preprocess(in_channels, timm_weights, mean, std)
         self.loss = choose_loss(loss, head, self.network)
-        self.metrics = nn.ModuleDict({stage: MeanAveragePrecision(self.class_names) for stage in ("val", "test")})
         self.anchors, self.in_channels = anchors, in_channels
-        self.objectness_threshold, self.score_threshold = objectness_threshold, score_threshold
-        self.evaluation_threshold, self.nms_threshold = evaluation_threshold, nms_threshold
-        self.max_detections = max_detections
-        self._check_thresholds()
+        rule: dict[str, Any] = {"objectness_threshold": objectness_threshold, "score_threshold": score_threshold}
+        rule |= {"nms_threshold": nms_threshold, "max_detections": max_detections}
+        rule |= {"evaluation_threshold": evaluation_threshold, "tta_scales": tta_scales, "tta_flips": tta_flips}
         shape["architecture"] = plain_architecture(architecture, backbone)
-        self.save_hyperparameters({**shape, **self._thresholds(), **self._statistics()})
+        self.save_hyperparameters({**shape, **self.set_rule(**rule), **self._statistics()})
 
     def _preprocess(
         self, in_channels: int, pretrained: bool, mean: Sequence[float] | None, std: Sequence[float] | None
@@ -121,17 +120,6 @@ class YOLODetector(VisionTask):
 
     def _statistics(self) -> dict[str, Any]:
         return {"mean": list(self.preprocess.mean), "std": list(self.preprocess.std)}
-
-    def _thresholds(self) -> dict[str, Any]:
-        names = ("objectness_threshold", "score_threshold", "nms_threshold", "max_detections", "evaluation_threshold")
-        return {name: getattr(self, name) for name in names}
-
-    def _check_thresholds(self) -> None:
-        for name, value in self._thresholds().items():
-            if name == "max_detections" and value < 1:
-                raise UserError(f"model.max_detections is {value}; give a whole number from 1")
-            if name != "max_detections" and not 0 <= value <= 1:
-                raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
 
     @property
     def backbones(self) -> dict[str, nn.Module]:
@@ -178,28 +166,3 @@ class YOLODetector(VisionTask):
         self.log_dict(parts, on_step=False, on_epoch=True, batch_size=weight, sync_dist=stage != "train")
         total: Tensor = terms.total
         return total
-
-    def _evaluate(self, batch: DetectionBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
-        """Metrics rank all candidates; the predictions given back are those that a user would get."""
-        outputs = self(batch["image"])
-        self._loss(outputs, batch, stage)
-        decoded = self.network.decode(outputs)
-        low = self.evaluation_threshold
-        candidates = self._detections(decoded, batch, low, low)
-        framed = zip(batch["boxes"], batch["frame"], batch["size"], strict=True)
-        boxes = [restore_boxes(own, frame, size) for own, frame, size in framed]
-        metrics.update(batch["index"], candidates, boxes, batch["labels"], batch["crowd"])
-        return self._detections(decoded, batch, self.objectness_threshold, self.score_threshold)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[DetectionPrediction]:
-        """Detections of each image in its original pixels."""
-        decoded = self.network.decode(self(batch["image"]))
-        return self._detections(decoded, batch, self.objectness_threshold, self.score_threshold)
-
-    def _detections(self, decoded: Decoded, batch: Batch, objectness: float, score: float) -> list[DetectionPrediction]:
-        found = []
-        for i, (boxes, chances, classes) in enumerate(zip(*decoded, strict=True)):
-            one = select_detections(boxes, chances, classes, objectness, score, self.nms_threshold, self.max_detections)
-            one["boxes"] = restore_boxes(one["boxes"], batch["frame"][i], batch["size"][i])
-            found.append(one)
-        return found

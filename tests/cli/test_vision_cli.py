@@ -79,7 +79,8 @@ WRONG = [
     (
         "-c model.yaml",
         "model: unknown option 'lerning_rate' of Toy; it has backbone, channels_last, compile, dropout, "
-        "freeze, loss, lr_decay, mode, optimizer, pretrained, scheduler, scheduler_interval, warmup, width",
+        "freeze, loss, lr_decay, mode, optimizer, pretrained, scheduler, scheduler_interval, tile, "
+        "tile_overlap, warmup, width",
     ),
     ("-c classes.yaml", "model.class_names has 3 classes, the data has 2; leave it out: it comes from the data"),
 ]

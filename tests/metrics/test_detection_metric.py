@@ -55,7 +55,12 @@ def measured(images: list[Image], **settings: Any) -> dict[str, float]:
     return {name: value.item() for name, value in metric.compute().items()}
 
 
-def by_pycocotools(images: list[Image], max_detections: int = 100) -> dict[str, float]:
+def without_f1(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name != "f1"}
+
+
+def evaluated(images: list[Image], max_detections: int = 100) -> Any:
+    """pycocotools' evaluation of the same images."""
     coco = pytest.importorskip("pycocotools.coco")
     evaluation = pytest.importorskip("pycocotools.cocoeval")
     annotations, results = [], []
@@ -81,6 +86,11 @@ def by_pycocotools(images: list[Image], max_detections: int = 100) -> dict[str, 
     run.params.maxDets = [max_detections]
     run.evaluate()
     run.accumulate()
+    return run
+
+
+def by_pycocotools(images: list[Image], max_detections: int = 100) -> dict[str, float]:
+    run = evaluated(images, max_detections)
     precision = run.eval["precision"][..., 0]
 
     def mean(part: Any) -> float:
@@ -99,7 +109,7 @@ def by_pycocotools(images: list[Image], max_detections: int = 100) -> dict[str, 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_equals_pycocotools(seed: int) -> None:
     images = random_images(40, seed)
-    ours, theirs = measured(images), by_pycocotools(images)
+    ours, theirs = without_f1(measured(images)), by_pycocotools(images)
     assert ours == pytest.approx(theirs, abs=1e-9)
     assert "ap/never" not in ours
     assert 0.05 < ours["map"] < ours["map_50"] < 0.95
@@ -107,7 +117,8 @@ def test_equals_pycocotools(seed: int) -> None:
 
 def test_max_detections_count_by_image_and_class_as_in_coco() -> None:
     images = random_images(40, 5)
-    assert measured(images, max_detections=2) == pytest.approx(by_pycocotools(images, 2), abs=1e-9)
+    ours = without_f1(measured(images, max_detections=2))
+    assert ours == pytest.approx(by_pycocotools(images, 2), abs=1e-9)
     assert measured(images, max_detections=2)["map"] < measured(images)["map"]
 
 
@@ -130,7 +141,8 @@ def test_by_hand() -> None:
     images = [one(truth, [0, 0], [truth[0], [200.0, 200.0, 240.0, 240.0], truth[1]], [0, 0, 0], [0.9, 0.8, 0.7])]
     values = measured(images)
     expected = (51 * 1.0 + 50 * 2 / 3) / 101
-    assert values == pytest.approx({**dict.fromkeys(("map", "map_50", "map_75", "map_medium", "ap/disc"), expected)})
+    by_precision = dict.fromkeys(("map", "map_50", "map_75", "map_medium", "ap/disc"), expected)
+    assert values == pytest.approx({**by_precision, "f1": 2 * 2 / (3 + 2)})  # all three: 4/5, the first alone: 2/3
 
 
 def test_images_with_nothing_on_either_side() -> None:
@@ -162,8 +174,52 @@ def test_reset_forgets_and_sizes_come_from_given_areas() -> None:
     prediction: Any = [{"boxes": box, "labels": label, "scores": torch.tensor([0.9])}]
     metric.update(torch.tensor([0]), prediction, [box], [label], area=[torch.tensor([500.0])])
     values = {name: value.item() for name, value in metric.compute().items()}
-    assert set(values) == {"map", "map_50", "map_75", "map_small", "ap/square"}  # 500 < 32 * 32
+    assert set(values) == {"map", "map_50", "map_75", "map_small", "ap/square", "f1"}  # 500 < 32 * 32
     assert values["map"] == pytest.approx(1.0)
+
+
+def f1_of(images: list[Image], label: int, threshold: float) -> float:
+    """F1 of a class at IoU 0.5 by pycocotools, which is given only the predictions above the threshold."""
+    above = []
+    for image in images:
+        kept = image["p"][2] > threshold
+        above.append({**image, "p": tuple(part[kept] for part in image["p"])})
+    if not any(len(image["p"][2]) for image in above):
+        return 0.0
+    hits = predicted = objects = 0
+    for one in evaluated(above).evalImgs:
+        if one is not None and one["category_id"] == label and tuple(one["aRng"]) == (0, 1e10):
+            counts = ~one["dtIgnore"][0].astype(bool)
+            hits += int((one["dtMatches"][0] > 0)[counts].sum())
+            predicted += int(counts.sum())
+            objects += int((np.array(one["gtIgnore"]) == 0).sum())
+    return 2 * hits / (predicted + objects)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_thresholds_are_the_best_that_trying_all_finds(seed: int) -> None:
+    images = random_images(25, seed)
+    metric = MeanAveragePrecision(NAMES)
+    add(metric, images)
+    value = metric.compute()["f1"].item()
+    assert metric.points is not None
+    grid = [max(round(k / 20 - 0.01, 3), 0.0) for k in range(21)]  # scores are multiples of 0.05
+    best, gains = [], []
+    for label in range(3):
+        tried = [f1_of(images, label, threshold) for threshold in grid]
+        best.append(max(tried))
+        assert metric.points.f1[label] == pytest.approx(max(tried), abs=1e-9)
+        assert f1_of(images, label, float(metric.points.thresholds[label])) == pytest.approx(max(tried), abs=1e-9)
+        gains.append(max(tried) - tried[0])
+    assert max(gains) > 0.01  # there is something to be found
+    assert value == pytest.approx(sum(best) / 3)
+    assert np.isnan(metric.points.f1[3])  # no object of the last class
+
+    metric.thresholds = [0.5, 0.3, 0.7, 0.5]  # f1 is measured there, instead
+    expected = [f1_of(images, label, threshold) for label, threshold in enumerate(metric.thresholds[:3])]
+    metric.reset()
+    add(metric, images)
+    assert metric.compute()["f1"].item() == pytest.approx(sum(expected) / 3)
 
 
 def shares(images: list[Image]) -> list[list[list[Image]]]:

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import batched_nms, nms
 
 from lit_vision.ops.boxes import (
     area,
+    classwise_nms,
     covered,
     cxcywh_to_xyxy,
     elementwise_iou,
@@ -122,3 +124,54 @@ def test_nms_equals_opencvs() -> None:
     expected = sorted(single.amax(dim=1)[list(kept)].tolist(), reverse=True)
     assert found["scores"].tolist() == pytest.approx(expected)
     assert 0 < len(expected) < 300
+
+
+def crowded(count: int, classes: int, reach: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Boxes of about 30 pixels, many of them near others, somewhere within `reach`; scores with ties."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.rand(count // 100, 2, generator=generator) * reach
+    centres = places[torch.randint(0, len(places), (count,), generator=generator)]
+    corners = centres + torch.randn(count, 2, generator=generator) * 5
+    boxes = torch.cat([corners, corners + 20 + torch.rand(count, 2, generator=generator) * 20], dim=1)
+    labels = 80 - classes + torch.randint(0, classes, (count,), generator=generator)
+    return boxes, labels, (torch.rand(count, generator=generator) * 500).round() / 500
+
+
+def class_by_class(boxes: torch.Tensor, labels: torch.Tensor, scores: torch.Tensor, threshold: float) -> list[int]:
+    """torchvision's NMS, a call for each class, in float64."""
+    kept = torch.zeros(len(boxes), dtype=torch.bool)
+    for label in labels.unique():
+        own = (labels == label).nonzero().flatten()
+        kept[own[nms(boxes[own].double(), scores[own].double(), threshold)]] = True
+    places = kept.nonzero().flatten()
+    return places[scores[places].argsort(descending=True, stable=True)].tolist()
+
+
+@pytest.mark.parametrize("reach", [100.0, 20_000.0, 200_000.0])
+def test_classes_do_not_disturb_each_other_however_far_the_boxes_lie(reach: float) -> None:
+    boxes, labels, scores = crowded(3000, 10, reach)
+    found = classwise_nms(boxes, labels, scores, 0.45).tolist()
+    assert found == class_by_class(boxes, labels, scores, 0.45)
+    assert 100 < len(found) < 3000 or reach == 100.0
+    assert sorted(found) == sorted(batched_nms(boxes, scores, labels, 0.45).tolist())  # by class, above 1000 boxes
+    if reach == 200_000.0:  # the negative control: offsets in float32 move the corners
+        moved = boxes + labels[:, None] * (boxes.max() + 1)
+        assert sorted(nms(moved, scores, 0.45).tolist()) != sorted(found)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 60, 5000])
+def test_candidates_that_enter_in_portions_give_what_all_at_once_give(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes, labels, scores = crowded(2000, 2, 300.0, seed=1)
+    whole = classwise_nms(boxes, labels, scores, 0.45).tolist()
+    monkeypatch.setattr("lit_vision.ops.boxes.PORTION", 1)  # so that the first portion is never enough
+    assert classwise_nms(boxes, labels, scores, 0.45, limit).tolist() == whole[:limit]
+    assert len(whole) < 1000  # most went
+
+
+def test_each_class_can_have_a_threshold_of_its_own() -> None:
+    boxes, chances = [[0.0, 0.0, 9.0, 9.0], [20.0, 0.0, 29.0, 9.0]], [[0.6, 0.3], [0.2, 0.31]]
+    found = select_detections(torch.tensor(boxes), torch.ones(2), torch.tensor(chances), 0.1, torch.tensor([0.6, 0.3]))
+    assert found["labels"].tolist() == [1]  # of class 0, 0.6 is not above 0.6; of class 1, 0.3 is not above 0.3
+    assert found["boxes"].tolist() == [boxes[1]]

@@ -66,7 +66,7 @@ class Oracle(YOLODetector):
 
     def log_dict(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def _detections(self, decoded: Any, batch: Any, objectness: float, score: float) -> Any:
+    def _detections(self, found: Any, batch: Any, rule: Any) -> Any:
         return [file_objects(self.source, int(i)) for i in batch["index"]]  # type: ignore[arg-type]
 
 

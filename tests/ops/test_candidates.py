@@ -1,0 +1,41 @@
+"""Boxes decoded only where something is."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_vision.networks.yolo import yolov3_tiny
+from lit_vision.ops.boxes import select_detections
+from lit_vision.ops.candidates import decoded_above
+
+
+class Whole:
+    """A network that decodes all of its outputs only."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.decode = network.decode
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_equal_to_decoding_everything(batch: int, memory: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    network = yolov3_tiny(4)
+    outputs = [torch.randn(batch, 27, side, side + 2).contiguous(memory_format=memory) for side in (3, 6)]
+    whole = network.decode(outputs)
+    for found in (network.decode_above(outputs, 0.6), decoded_above(Whole(network), outputs, 0.6)):
+        assert len(found) == batch
+        for i, one in enumerate(found):
+            kept = whole.objectness[i] > 0.6
+            assert 10 < kept.sum() < 100
+            assert torch.equal(one.objectness, whole.objectness[i][kept])
+            torch.testing.assert_close(one.boxes, whole.boxes[i][kept], rtol=1e-6, atol=1e-5)
+            torch.testing.assert_close(one.probabilities, whole.probabilities[i][kept])
+
+
+def test_nothing_above_gives_empty_boxes_that_go_through_the_choice() -> None:
+    outputs: list[Tensor] = [torch.full((2, 27, side, side), -9.0) for side in (2, 4)]
+    for one in yolov3_tiny(4).decode_above(outputs, 0.5):
+        assert one.boxes.shape == (0, 4)
+        assert one.probabilities.shape == (0, 4)
+        assert select_detections(*one)["boxes"].shape == (0, 4)
