@@ -249,6 +249,17 @@ def test_padding_and_dilation() -> None:
     assert (route.kind, route.inputs, route.channels) == (Route(2, 1), (0, 0), 8)
 
 
+def test_a_dilated_convolution_is_a_larger_one_with_gaps() -> None:
+    """OpenCV's reader leaves dilation out, so it is no oracle here."""
+    network = create_darknet(SMALL.replace("pad=1\nactivation=linear", "pad=1\ndilation=2\nactivation=linear"))
+    conv = network.convolutions()[1][1]
+    wide = torch.zeros(8, 8, 5, 5)
+    wide[:, :, ::2, ::2] = conv.weight.detach()
+    x = torch.randn(1, 8, 6, 7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), nn.functional.conv2d(x, wide, conv.bias, padding=2))
+
+
 def test_activations_by_hand() -> None:
     x = torch.tensor([-2.0, 0.5, 8.0])
     expected = {

@@ -252,7 +252,6 @@ PIECES = {
     "route": "[route]\nlayers=-1,0",
     "pool": "[maxpool]\nsize=5\nstride=1",
     "dropout": "[dropout]\nprobability=.5",
-    "dilation": CONVOLUTION + "leaky\ndilation=2",
 }
 
 
