@@ -194,7 +194,11 @@ def work(cell: tuple[str, str, int], epochs: int, data: Path, output: Path) -> N
     warnings.filterwarnings("ignore")
     decoder, name, seed = cell
     start, cpu = time.perf_counter(), time.process_time()
-    values = train_plain(decoder, seed, epochs, data) if name == PLAIN else train_ours(decoder, ROWS[name], seed, epochs, data)
+    values = (
+        train_plain(decoder, seed, epochs, data)
+        if name == PLAIN
+        else train_ours(decoder, ROWS[name], seed, epochs, data)
+    )
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     result = {"decoder": decoder, "row": name, "seed": seed, "epochs": epochs, **values}

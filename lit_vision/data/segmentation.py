@@ -49,8 +49,8 @@ class SegmentationDataset(VisionDataset):
         wrong = seen[(seen >= self.num_classes) & (seen != IGNORE_INDEX)]
         if wrong.size:
             raise UserError(
-                f"the mask of {self.index.path(i)} has the value {wrong[0]}, but there are {self.num_classes} classes, 0 "
-                f"to {self.num_classes - 1}: correct the mask, add class names, or set ignore_index"
+                f"the mask of {self.index.path(i)} has the value {wrong[0]}, but there are {self.num_classes} classes, "
+                f"0 to {self.num_classes - 1}: correct the mask, add class names, or set ignore_index"
             )
         return {
             "image": warped.image,

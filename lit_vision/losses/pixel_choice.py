@@ -12,8 +12,8 @@ from lit_vision.types import IGNORE_INDEX
 class OHEMCrossEntropyLoss(CrossEntropyLoss):
     """Mean cross entropy of the hardest pixels of a batch alone (online hard example mining).
 
-    Shrivastava et al. 2016, https://arxiv.org/abs/1604.03540, for pixels: those count whose true class has a probability
-    below `threshold`, and at least the share `min_kept` of all that are not ignored, the hardest first.
+    Shrivastava et al. 2016, https://arxiv.org/abs/1604.03540, for pixels: those count whose true class has a
+    probability below `threshold`, and at least the share `min_kept` of all that are not ignored, the hardest first.
 
     Args:
         threshold: pixels below it are hard, in [0, 1]; 0 = the share alone decides.
@@ -32,8 +32,8 @@ class OHEMCrossEntropyLoss(CrossEntropyLoss):
         super().__init__(class_weights, ignore_index=ignore_index)
         if not 0 <= threshold <= 1 or not 0 < min_kept <= 1:
             raise UserError(
-                f"OHEMCrossEntropyLoss has threshold {threshold:g} and min_kept {min_kept:g}: give a probability from 0 "
-                "to 1 and a share above 0, up to 1"
+                f"OHEMCrossEntropyLoss has threshold {threshold:g} and min_kept {min_kept:g}: give a probability from "
+                "0 to 1 and a share above 0, up to 1"
             )
         self.threshold, self.min_kept = threshold, min_kept
 
@@ -92,8 +92,8 @@ class BoundaryCrossEntropyLoss(CrossEntropyLoss):
 def boundary_weights(mask: Tensor, strength: float, width: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Weights that fall from 1 + strength on the outlines of the classes to 1 at `width` pixels from them.
 
-    The idea of U-Net's weight map (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597), with a linear fall, which
-    takes `width` - 1 poolings of the mask and no distance transform. Distance is that of a king's moves.
+    The idea of U-Net's weight map (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597), with a linear fall,
+    which takes `width` - 1 poolings of the mask and no distance transform. Distance is that of a king's moves.
 
     Args:
         mask: (B, H, W) int64; a pixel is on an outline if one of its four neighbours has another class. Where the

@@ -85,7 +85,9 @@ class CrossEntropyLoss(SegmentationLoss):
             UserError: there are not as many as classes, or nobody has worked out "auto".
         """
         if self.automatic and self.class_weights is None:
-            raise UserError("class_weights: auto is worked out by SemanticSegmenter alone; give one number for each class")
+            raise UserError(
+                "class_weights: auto is worked out by SemanticSegmenter alone; give one number for each class"
+            )
         if self.class_weights is None:
             return None
         if len(self.class_weights) != logits.shape[1]:

@@ -15,6 +15,7 @@ from lit_vision.types import IGNORE_INDEX
 BINS = 15
 SCALE = 2**24  # confidences are summed as whole numbers of 1 / SCALE: sums of floats would depend on their order
 
+
 class SegmentationMetrics(Metric):
     """Mean IoU, IoU per class, accuracies, mean Dice, calibration; agreement of outlines where that is asked for.
 
@@ -37,9 +38,7 @@ class SegmentationMetrics(Metric):
     calibration: Tensor  # (BINS, 3) pixels, right ones, sum of confidences
     outlines: Tensor  # (K, 6)
 
-    def __init__(
-        self, class_names: Sequence[str], ignore_index: int = IGNORE_INDEX, boundaries: bool = False
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], ignore_index: int = IGNORE_INDEX, boundaries: bool = False) -> None:
         super().__init__()
         self.class_names, self.ignore_index, self.boundaries = list(class_names), ignore_index, boundaries
         size = len(self.class_names)
@@ -101,7 +100,9 @@ class SegmentationMetrics(Metric):
 
     def _count_outlines(self, predicted: Tensor, truth: Tensor, parts: Sequence[tuple[slice, slice]]) -> None:
         for guess, true, (rows, columns) in zip(predicted.cpu().numpy(), truth.cpu().numpy(), parts, strict=True):
-            counts = boundary_counts(guess[rows, columns], true[rows, columns], len(self.class_names), self.ignore_index)
+            counts = boundary_counts(
+                guess[rows, columns], true[rows, columns], len(self.class_names), self.ignore_index
+            )
             self.outlines += torch.from_numpy(counts).to(self.outlines.device)
 
     def per_image(self) -> Arrays:

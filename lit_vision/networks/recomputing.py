@@ -16,7 +16,7 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def recompute_blocks(backbone: nn.Module) -> None:
-    """Makes every block of a backbone forget its activations after the forward pass and recompute them in the backward.
+    """Makes the blocks of a backbone forget their activations after the forward pass and compute them once more.
 
     Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174). timm's own `set_grad_checkpointing` does
     it for whole stages of a features network, whose largest then lives at once, and lets batch normalisation see each
@@ -33,7 +33,7 @@ def recompute_blocks(backbone: nn.Module) -> None:
         raise UserError(f"grad_checkpointing: {type(backbone).__name__} has no blocks to recompute: leave it out")
     for block in found:
         # An attribute of the instance, not a wrapper: names in checkpoints and weight files stay.
-        setattr(block, "forward", partial(_forward, block))
+        block.forward = partial(_forward, block)
 
 
 def _blocks(network: nn.Module, listed: bool = False) -> Iterator[nn.Module]:

@@ -78,8 +78,8 @@ class Segmenter(nn.Module):
 class PooledBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation that uses its running statistics where a channel holds a single value.
 
-    Decoders that pool the whole image (DeepLab, PSPNet, UPerNet, PAN), and encoders whose attention does (ResNeSt), meet
-    that in a batch of one image, where torch's own layer stops the training.
+    Decoders that pool the whole image (DeepLab, PSPNet, UPerNet, PAN), and encoders whose attention does (ResNeSt),
+    meet that in a batch of one image, where torch's own layer stops the training.
     """
 
     def forward(self, input: Tensor) -> Tensor:

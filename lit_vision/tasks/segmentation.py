@@ -36,6 +36,7 @@ from lit_vision.types import Int64Array, SegmentationBatch, SegmentationPredicti
 NATIVE_MULTIPLE = 32  # the deepest stride of the encoders in use
 TILES_PER_STEP = 4
 
+
 class SemanticSegmenter(VisionTask):
     """Classifies every pixel with an encoder-decoder network.
 
@@ -51,7 +52,7 @@ class SemanticSegmenter(VisionTask):
         in_channels: channels of the pictures; the first convolution of given weights is adapted.
         mean: of the pixels scaled to 0..1, by channel; null = as the encoder's weights expect.
         std: likewise.
-        loss: null = cross entropy + Dice; else one of losses/segmentation.py or pixel_choice.py, or a SumLoss of several.
+        loss: null = cross entropy + Dice; else one of losses/, see docs/segmentation.md, or a SumLoss of several.
         grad_checkpointing: the encoder's blocks keep no activations and compute them once more in the backward pass:
             a third more time for far less memory.
         boundary_metrics: in which evaluations outlines are compared, too: "test", "always" or "never".
@@ -189,7 +190,7 @@ class SemanticSegmenter(VisionTask):
         return self.tta_scales == [1.0] and not self.tta_flips
 
     def _in_tiles(self, batch: SegmentationBatch, i: int, stage: str) -> tuple[SegmentationPrediction, Tensor]:
-        """Prediction in the frame of the batch, and loss (the mean over bands of rows), of picture i at its own scale."""
+        """Prediction in the frame of the batch, and loss (mean over bands of rows), of picture i at its own scale."""
         height, width = batch["size"][i].tolist()
         image = batch["image"][i, :, :height, :width].permute(1, 2, 0).cpu().numpy()
         found, total = _Filled((height, width)), torch.zeros((), device=self.device)

@@ -122,7 +122,7 @@ def test_classes_are_drawn_inversely_to_their_pixels_and_pixels_alike() -> None:
 
 
 def test_shares_and_fits_that_make_no_sense_are_refused(root: Path) -> None:
-    with pytest.raises(UserError, match="rare_crops is 1.5"):
+    with pytest.raises(UserError, match=r"rare_crops is 1\.5"):
         module(root, rare_crops=1.5)
     with pytest.raises(UserError, match="fit: letterbox makes no crops: set fit: native"):
         module(root, rare_crops=0.5, fit="letterbox")

@@ -129,7 +129,11 @@ def test_calibration_is_that_of_an_independent_count_and_of_torchmetrics() -> No
 
 def test_confidences_that_are_not_numbers_do_not_stop_a_test() -> None:
     metric = SegmentationMetrics(NAMES)
-    metric.update(torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, 2, dtype=torch.long), torch.tensor([[[torch.nan, 1.0]]]))
+    metric.update(
+        torch.zeros(1, 1, 2, dtype=torch.long),
+        torch.zeros(1, 1, 2, dtype=torch.long),
+        torch.tensor([[[torch.nan, 1.0]]]),
+    )
     assert float(metric.compute()["ece"]) == 0.5  # nothing known of the first counts as no confidence at all
 
 
