@@ -58,7 +58,7 @@ def boundary_counts(
 def _near_another(labels: UInt8Array, width: int, edge: bool) -> BoolArray:
     """Whether another label, or (`edge`) the outside, is within `width` moves of a king."""
     window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
-    outside = {"borderType": cv2.BORDER_CONSTANT, "borderValue": IGNORE_INDEX} if edge else {}
+    outside: dict[str, Any] = {"borderType": cv2.BORDER_CONSTANT, "borderValue": IGNORE_INDEX} if edge else {}
     different: BoolArray = cv2.erode(labels, window) != cv2.dilate(labels, window, **outside)
     return different
 

@@ -18,9 +18,9 @@ _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def recompute_blocks(backbone: nn.Module) -> None:
     """Makes the blocks of a backbone forget their activations after the forward pass and compute them once more.
 
-    Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174). timm's own `set_grad_checkpointing` does
-    it for whole stages of a features network, whose largest then lives at once, and lets batch normalisation see each
-    batch twice. Here the results are those without it, running statistics included.
+    Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174). timm's own `set_grad_checkpointing`
+    does it for whole stages of a features network, whose largest then lives at once, and lets batch normalisation see
+    each batch twice. Here the results are those without it, running statistics included.
 
     Args:
         backbone: a network of timm; changed in place.

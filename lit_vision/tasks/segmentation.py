@@ -141,10 +141,10 @@ class SemanticSegmenter(VisionTask):
         missing = [loss for loss in self._automatic if loss.class_weights is None]
         if not missing:
             return
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if not hasattr(datamodule, "class_pixels"):
+        pixels = getattr(getattr(self.trainer, "datamodule", None), "class_pixels", None)
+        if pixels is None:
             raise UserError("class_weights: auto needs a SegmentationDataModule; give one number for each class")
-        weights = inverse_log_weights(datamodule.class_pixels)
+        weights = inverse_log_weights(pixels)
         shown = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(self.class_names, weights, strict=True))
         rank_zero_info(f"class weights from the pixels of the training split: {shown}")
         for loss in missing:
