@@ -74,7 +74,7 @@ def _hits(
     hits = np.zeros((2, classes), np.int64)
     places = [np.argwhere(line) for line in outlines]
     classes_of = [own[line] for own, line in zip(labels, outlines, strict=True)]
-    for c in np.intersect1d(*classes_of).tolist():
+    for c in np.intersect1d(classes_of[0], classes_of[1]).tolist():
         if c == IGNORE_INDEX:
             continue
         points = [own[of == c] for own, of in zip(places, classes_of, strict=True)]
