@@ -89,7 +89,7 @@ class ClassificationPrediction(TypedDict):
 
 
 class SegmentationPrediction(TypedDict):
-    """mask: (H, W) int64 of the original image; confidence: (H, W) float32, the chosen class's probability."""
+    """mask: (H, W) int64 of the original image, uint8 if from tiles; confidence: (H, W) float32, its probability."""
 
     mask: Tensor
     confidence: Tensor

@@ -88,17 +88,21 @@ class Augmentation:
             return 1 / (1 + self.scale), 1 + self.scale
         return self.scale
 
-    def draw_frame(self, fit: Fit, size: Size, image_size: Size, rng: np.random.Generator) -> Matrix:
+    def draw_frame(
+        self, fit: Fit, size: Size, image_size: Size, rng: np.random.Generator, focus: tuple[float, float] | None = None
+    ) -> Matrix:
         """One random frame from a picture of `size` to the network input: turn and mirror, fit or crop, then the rest.
 
-        With fit "native" a random crop of `image_size` is taken (a smaller picture is centred).
+        With fit "native" a random crop of `image_size` is taken (a smaller picture is centred). Given a focus (x, y) in
+        the picture, crops have it in their centre, or as near to that as the picture's edges allow.
         """
         turn, turned = geometry.turning(int(rng.integers(4)) if self.quarter_turns else 0, size)
         mirror = geometry.mirroring(rng.random() < self.flip, rng.random() < self.flip_vertical, turned)
+        moved = (None, None) if focus is None else tuple((mirror @ turn @ [*focus, 1])[:2].tolist())
         if self.crop_area is not None:
-            base = _random_crop(self.crop_area, self.crop_ratio, turned, image_size, rng)
+            base = _random_crop(self.crop_area, self.crop_ratio, turned, image_size, rng, moved)
         elif fit == "native":
-            base = geometry.translation(*(_offset(turned[axis], image_size[axis], rng) for axis in (1, 0)))
+            base = geometry.translation(*(_offset(turned[1 - k], image_size[1 - k], rng, moved[k]) for k in (0, 1)))
         else:
             base = geometry.fit_frame(fit, turned, image_size)
         return self._draw_jitter(image_size, rng) @ base @ mirror @ turn
@@ -138,12 +142,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _offset(side: int, wanted: int, rng: np.random.Generator) -> int:
-    return -int(rng.integers(side - wanted + 1)) if side >= wanted else (wanted - side) // 2
+def _offset(side: int, wanted: int, rng: np.random.Generator, focus: float | None) -> int:
+    if side < wanted:
+        return (wanted - side) // 2
+    drawn = int(rng.integers(side - wanted + 1))
+    return -(drawn if focus is None else min(max(int(focus - wanted / 2), 0), side - wanted))
 
 
 def _random_crop(
-    area: tuple[float, float], ratio: tuple[float, float], size: Size, image_size: Size, rng: np.random.Generator
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    size: Size,
+    image_size: Size,
+    rng: np.random.Generator,
+    focus: Sequence[float | None],
 ) -> Matrix:
     """Crop of a random share and shape, stretched to the input (Szegedy et al. 2014, arXiv:1409.4842, section 6)."""
     height, width = size
@@ -151,6 +163,8 @@ def _random_crop(
     shape = float(np.exp(rng.uniform(*np.log(ratio)))) * image_size[1] / image_size[0]
     w, h = min(width, np.sqrt(pixels * shape)), min(height, np.sqrt(pixels / shape))
     x, y = rng.uniform(0, 1, 2) * (width - w, height - h)
+    if focus[0] is not None and focus[1] is not None:
+        x, y = np.clip((focus[0] - w / 2, focus[1] - h / 2), 0, (width - w, height - h))
     return geometry.scaling(image_size[1] / w, image_size[0] / h) @ geometry.translation(-x, -y)
 
 

@@ -84,6 +84,7 @@ class Transform:
         boxes: FloatArray | None = None,
         masks: Mapping[str, tuple[npt.NDArray[Any], int]] | None = None,
         rng: np.random.Generator | None = None,
+        focus: tuple[float, float] | None = None,
     ) -> Warped:
         """Transform one sample.
 
@@ -92,6 +93,7 @@ class Transform:
             boxes: (N, 4) xyxy, pixels of the original.
             masks: name to (array (H, W) uint8 or int32, fill for what lies outside the picture).
             rng: source of all randomness; None = evaluation.
+            focus: (x, y) in pixels of the original on which a random crop is centred, see `Augmentation.draw_frame`.
 
         Raises:
             UserError: a mask's size is not the image's.
@@ -103,7 +105,7 @@ class Transform:
                 raise UserError(
                     f"{name} of {mask.shape} belongs to an image of {size} (height, width); sizes must agree"
                 )
-        frame, image_size = self._frame(size, rng)
+        frame, image_size = self._frame(size, rng, focus)
         pixels = warp_image(image, frame, image_size)
         if rng is not None and self.augmentation is not None:
             rows, columns = visible_rectangle(frame, size, image_size)
@@ -116,9 +118,11 @@ class Transform:
             self._apply_extra(warped, {name: fill for name, (_, fill) in masks.items()}, rng)
         return warped
 
-    def _frame(self, size: Size, rng: np.random.Generator | None) -> tuple[Matrix, Size]:
+    def _frame(
+        self, size: Size, rng: np.random.Generator | None, focus: tuple[float, float] | None
+    ) -> tuple[Matrix, Size]:
         if rng is not None and self.augmentation is not None:
-            return self.augmentation.draw_frame(self.fit, size, self.image_size, rng), self.image_size
+            return self.augmentation.draw_frame(self.fit, size, self.image_size, rng, focus), self.image_size
         return fit_frame(self.fit, size, self.image_size), size if self.fit == "native" else self.image_size
 
     def _assemble(

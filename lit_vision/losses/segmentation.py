@@ -4,7 +4,9 @@ All take logits (B, K, H, W) and a mask (B, H, W) int64 and give a scalar. With 
 against class 0. Logits are taken to float32, since sums over pixels overflow float16.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import torch
 from segmentation_models_pytorch import losses as smp_losses
@@ -13,6 +15,8 @@ from torch.nn import functional as F
 
 from lit_vision.errors import UserError
 from lit_vision.types import IGNORE_INDEX
+
+ClassWeights: TypeAlias = list[float] | Literal["auto"] | None
 
 
 class SegmentationLoss(nn.Module):
@@ -39,39 +43,64 @@ class CrossEntropyLoss(SegmentationLoss):
     """Mean cross entropy of the pixels that count.
 
     Args:
-        class_weights: K factors (two for a single logit); the mean is weighted with them, as in torch.
+        class_weights: K factors (two for a single logit); the mean is weighted with them, as in torch. "auto" =
+            `inverse_log_weights` of the training split; the task works them out and keeps them in its checkpoints.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         ignore_index: mask value of pixels that do not count.
-    """
 
-    class_weights: Tensor | None
+    Attributes:
+        class_weights: (K,) float32, None where all classes count alike, or where "auto" is not worked out yet. No
+            buffer: an average of the weights pairs the buffers before the data are known.
+        automatic: whether they are "auto".
+    """
 
     def __init__(
         self,
-        class_weights: Sequence[float] | None = None,
+        class_weights: ClassWeights = None,
         label_smoothing: float = 0.0,
         ignore_index: int = IGNORE_INDEX,
     ) -> None:
         super().__init__(ignore_index)
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        if isinstance(class_weights, str) and class_weights != "auto":
+            raise UserError(f"class_weights is {class_weights!r}: give auto, or one number for each class")
+        self.automatic = class_weights == "auto"
+        self.class_weights = None if class_weights is None or self.automatic else torch.tensor(class_weights)
         self.label_smoothing = label_smoothing
 
     def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Weighted mean; 0 where only classes of weight 0 are in the mask."""
-        logits, weights = two_classes(logits), self.class_weights
-        if weights is not None and len(weights) != logits.shape[1]:
-            raise UserError(
-                f"class_weights has {len(weights)} values, but the network tells {logits.shape[1]} classes apart"
-            )
-        known = mask != self.ignore_index  # no selection by it: that would wait for the GPU at every step
-        size = known if weights is None else weights[torch.where(known, mask, 0)] * known
+        logits = two_classes(logits)
+        size = self.pixel_weights(logits, mask)  # no selection of pixels: that would wait for the GPU at every step
         return self.total(logits, mask) / size.sum().clamp_min(1e-12)
+
+    def pixel_weights(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """(B, H, W) float32, 0 where a pixel does not count, else the weight of its class."""
+        weights, known = self.weights_for(logits), mask != self.ignore_index
+        return known.float() if weights is None else weights[torch.where(known, mask, 0)] * known
+
+    def weights_for(self, logits: Tensor) -> Tensor | None:
+        """The class weights on the device of the logits.
+
+        Raises:
+            UserError: there are not as many as classes, or nobody has worked out "auto".
+        """
+        if self.automatic and self.class_weights is None:
+            raise UserError(
+                "class_weights: auto is worked out by SemanticSegmenter alone; give one number for each class"
+            )
+        if self.class_weights is None:
+            return None
+        if len(self.class_weights) != logits.shape[1]:
+            raise UserError(
+                f"class_weights has {len(self.class_weights)} values, but the network tells {logits.shape[1]} classes "
+                "apart"
+            )
+        self.class_weights = self.class_weights.to(logits)  # once: later it is there
+        return self.class_weights
 
     def total(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Weighted sum over pixels."""
-        ignored, smoothing = self.ignore_index, self.label_smoothing
-        weights = self.class_weights
+        weights, ignored, smoothing = self.weights_for(logits), self.ignore_index, self.label_smoothing
         return F.cross_entropy(logits, mask, weights, ignore_index=ignored, reduction="sum", label_smoothing=smoothing)
 
 
@@ -106,12 +135,12 @@ class FocalLoss(CrossEntropyLoss):
 
     Args:
         gamma: 2 is the paper's.
-        class_weights: K factors (two for a single logit), the paper's alpha.
+        class_weights: K factors (two for a single logit), the paper's alpha; or "auto".
         ignore_index: mask value of pixels that do not count.
     """
 
     def __init__(
-        self, gamma: float = 2.0, class_weights: Sequence[float] | None = None, ignore_index: int = IGNORE_INDEX
+        self, gamma: float = 2.0, class_weights: ClassWeights = None, ignore_index: int = IGNORE_INDEX
     ) -> None:
         super().__init__(class_weights, ignore_index=ignore_index)
         self.gamma = gamma
@@ -120,9 +149,36 @@ class FocalLoss(CrossEntropyLoss):
         """Sum over pixels."""
         plain = F.cross_entropy(logits, mask, ignore_index=self.ignore_index, reduction="none")
         focal = (1 - torch.exp(-plain)).clamp_min(1e-7) ** self.gamma * plain  # 0 ** gamma has no slope
-        if self.class_weights is not None:
-            focal = focal * self.class_weights[torch.where(mask == self.ignore_index, 0, mask)]
-        return focal.sum()
+        return (focal * self.pixel_weights(logits, mask)).sum()
+
+
+class TverskyLoss(SegmentationLoss):
+    """1 - TP / (TP + alpha FP + beta FN) with soft counts, over the batch, averaged over the classes.
+
+    Salehi et al. 2017, https://arxiv.org/abs/1706.05721; computed by segmentation_models_pytorch. With alpha = beta =
+    0.5 it is DiceLoss. Absent classes cost 0; with a single logit it is the loss of class 1 alone.
+
+    Args:
+        alpha: price of pixels that are found but not there.
+        beta: price of pixels that are there but not found; above alpha, small classes are found more often.
+        smooth: added to both parts of the fraction.
+        ignore_index: mask value of pixels that do not count.
+    """
+
+    def __init__(
+        self, alpha: float = 0.3, beta: float = 0.7, smooth: float = 0.0, ignore_index: int = IGNORE_INDEX
+    ) -> None:
+        super().__init__(ignore_index)
+        if min(alpha, beta) < 0 or alpha + beta == 0:
+            raise UserError(f"TverskyLoss has alpha {alpha:g} and beta {beta:g}: give numbers from 0, not both 0")
+        settings = {"alpha": alpha, "beta": beta, "smooth": smooth, "ignore_index": ignore_index}
+        self.binary = smp_losses.TverskyLoss("binary", **settings)
+        self.multiclass = smp_losses.TverskyLoss("multiclass", **settings)
+
+    def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Mean over classes."""
+        loss: Tensor = (self.binary if logits.shape[1] == 1 else self.multiclass)(logits, mask)
+        return loss
 
 
 class LovaszLoss(SegmentationLoss):
@@ -172,6 +228,23 @@ class SumLoss(SegmentationLoss):
         """The sum."""
         terms = [weight * loss(logits, mask) for loss, weight in zip(self.losses, self.weights, strict=True)]
         return torch.stack(terms).sum()
+
+
+def inverse_log_weights(pixels: Sequence[int]) -> list[float]:
+    """Class weights 1 / ln(1.02 + p), p the class's share of all pixels: from 1.42 (all) to 50.5 (none).
+
+    Paszke et al. 2016, ENet, https://arxiv.org/abs/1606.02147.
+
+    Args:
+        pixels: (K,) pixels of each class in the training split; what is ignored is not among them.
+
+    Raises:
+        UserError: there is no pixel at all.
+    """
+    total = sum(pixels)
+    if total == 0:
+        raise UserError("class_weights: auto finds no pixel of any class in the training split: mend the masks")
+    return [1 / math.log(1.02 + count / total) for count in pixels]
 
 
 def two_classes(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Metrics of a class per pixel, from one confusion matrix over the whole set."""
+"""Metrics of a class per pixel, from integer counts over the whole set."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,16 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_vision.errors import UserError
+from lit_vision.metrics.boundaries import COUNTS, boundary_counts
 from lit_vision.metrics.per_image import Arrays
 from lit_vision.types import IGNORE_INDEX
 
+BINS = 15
+SCALE = 2**24  # confidences are summed as whole numbers of 1 / SCALE: sums of floats would depend on their order
+
 
 class SegmentationMetrics(Metric):
-    """Mean IoU, IoU per class, pixel accuracy and mean Dice.
+    """Mean IoU, IoU per class, accuracies, mean Dice, calibration; agreement of outlines where that is asked for.
 
     Pixels are counted in integers over all images and processes; nothing is averaged per batch. A class that is
     neither in the truth nor predicted is left out of the means, and has no `iou/<class>`. Without any pixel that
@@ -22,6 +26,7 @@ class SegmentationMetrics(Metric):
     Args:
         class_names: K names.
         ignore_index: pixels of this value in the truth do not count.
+        boundaries: also count along the outlines, see `boundary_counts`: a few times the work of all else.
 
     Attributes:
         keeps_images: set before the first update, for `per_image`.
@@ -29,13 +34,17 @@ class SegmentationMetrics(Metric):
 
     full_state_update = False
     higher_is_better = True
-    confusion: Tensor
+    confusion: Tensor  # (K, K) row = truth, column = prediction
+    calibration: Tensor  # (BINS, 3) pixels, right ones, sum of confidences
+    outlines: Tensor  # (K, 6)
 
-    def __init__(self, class_names: Sequence[str], ignore_index: int = IGNORE_INDEX) -> None:
+    def __init__(self, class_names: Sequence[str], ignore_index: int = IGNORE_INDEX, boundaries: bool = False) -> None:
         super().__init__()
-        self.class_names, self.ignore_index = list(class_names), ignore_index
+        self.class_names, self.ignore_index, self.boundaries = list(class_names), ignore_index, boundaries
         size = len(self.class_names)
-        self.add_state("confusion", torch.zeros(size, size, dtype=torch.int64), dist_reduce_fx="sum")
+        shapes = {"confusion": (size, size), "calibration": (BINS, 3), "outlines": (size, len(COUNTS))}
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
         self.keeps_images = False
         self._kept: list[Tensor] = []
 
@@ -44,8 +53,21 @@ class SegmentationMetrics(Metric):
         super().reset()
         self._kept = []
 
-    def update(self, predicted: Tensor, truth: Tensor) -> None:
-        """Count pixels: both (B, H, W) integer classes. Row of the matrix = truth, column = prediction.
+    def update(
+        self,
+        predicted: Tensor,
+        truth: Tensor,
+        confidence: Tensor | None = None,
+        parts: Sequence[tuple[slice, slice]] | None = None,
+    ) -> None:
+        """Counts the pixels of B pictures.
+
+        Args:
+            predicted: (B, H, W) integer classes.
+            truth: (B, H, W) likewise, or ignore_index.
+            confidence: (B, H, W) float, probability of the predicted class; without it nothing is said of calibration.
+            parts: rows and columns of each that hold the picture, without the padding; None = all. Only outlines need
+                them.
 
         Raises:
             UserError: the truth has a class that has no name.
@@ -57,11 +79,31 @@ class SegmentationMetrics(Metric):
             highest = int(truth[truth != self.ignore_index].max())
             raise UserError(f"a mask has class {highest}, but there are {size} class names: name it or mend the mask")
         self.confusion += counts[1:].view(size, size)
+        if confidence is not None:
+            self.calibration += self._calibration(predicted == truth, confidence, truth != self.ignore_index)
+        if self.boundaries:
+            self._count_outlines(predicted, truth, parts or [(slice(None), slice(None))] * len(truth))
         if self.keeps_images:
             # Picture by picture: a batch of matrices of many classes would be large, its cells that are not 0 are few.
             self._kept += [
                 torch.bincount(one.flatten(), minlength=size * size + 1)[1:].to_sparse().cpu() for one in pairs
             ]
+
+    @staticmethod
+    def _calibration(right: Tensor, confidence: Tensor, known: Tensor) -> Tensor:
+        """(BINS, 3) counts; bin k holds confidences in (k / BINS, (k + 1) / BINS], and the first one 0 as well."""
+        sure = confidence.double().nan_to_num().clamp(0, 1)
+        place = torch.where(known, (sure * BINS).ceil().long().clamp_min(1), 0).flatten()  # bin 0 does not count
+        rows = [torch.ones_like(sure), right.double(), (sure * SCALE).round()]  # doubles hold these sums exactly
+        sums = [torch.bincount(place, row.flatten(), minlength=BINS + 1)[1:] for row in rows]
+        return torch.stack(sums, dim=1).long()
+
+    def _count_outlines(self, predicted: Tensor, truth: Tensor, parts: Sequence[tuple[slice, slice]]) -> None:
+        for guess, true, (rows, columns) in zip(predicted.cpu().numpy(), truth.cpu().numpy(), parts, strict=True):
+            counts = boundary_counts(
+                guess[rows, columns], true[rows, columns], len(self.class_names), self.ignore_index
+            )
+            self.outlines += torch.from_numpy(counts).to(self.outlines.device)
 
     def per_image(self) -> Arrays:
         """What this process has seen, in order: the cells that are not 0 of each picture's confusion matrix.
@@ -82,20 +124,44 @@ class SegmentationMetrics(Metric):
         }
 
     def compute(self) -> dict[str, Tensor]:
-        """{"miou", "dice", "pixel_accuracy", "iou/<class>"}: float64 scalars in [0, 1]."""
+        """Float64 scalars in [0, 1].
+
+        miou, dice: means over the classes that are there. iou/<class>. pixel_accuracy. class_accuracy: mean recall of
+        the classes in the truth. fw_iou: IoU weighted with the classes' share of the truth. ece: mean distance between
+        confidence and accuracy, over BINS bins weighted with their pixels (Guo et al. 2017,
+        https://arxiv.org/abs/1706.04599). boundary_iou, boundary_iou/<class> and boundary_f1, where they are counted.
+        """
         counts = self.confusion.double()
         hit, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-        present = (truth + predicted) > 0
-        hit, both = hit[present], (truth + predicted)[present]
-        iou = hit / (both - hit)
+        both = truth + predicted
+        iou = hit / (both - hit)  # NaN where a class is nowhere
         values = {
             "miou": _mean(iou),
             "dice": _mean(2 * hit / both),
             "pixel_accuracy": hit.sum() / counts.sum().clamp_min(1),
+            "class_accuracy": _mean(hit / truth),
+            "fw_iou": (truth * iou.nan_to_num()).sum() / counts.sum().clamp_min(1),
+            **self._named("iou", iou),
         }
-        names = [name for name, shown in zip(self.class_names, present.tolist(), strict=True) if shown]
-        return values | {f"iou/{name}": value for name, value in zip(names, iou, strict=True)}
+        if self.calibration[:, 0].any():
+            pixels, right, sure = self.calibration.double().unbind(1)
+            values["ece"] = (right - sure / SCALE).abs().sum() / pixels.sum()
+        return values | (self._outline_values() if self.boundaries else {})
+
+    def _outline_values(self) -> dict[str, Tensor]:
+        both, either, hit_guess, guess, hit_truth, truth = self.outlines.double().unbind(1)
+        iou, there = both / either, guess + truth > 0
+        precision, recall = (hit / total.clamp_min(1) for hit, total in ((hit_guess, guess), (hit_truth, truth)))
+        f1 = 2 * precision * recall / (precision + recall).clamp_min(1e-12)
+        values = {"boundary_iou": _mean(iou), "boundary_f1": _mean(f1[there])}
+        return values | self._named("boundary_iou", iou)
+
+    def _named(self, name: str, values: Tensor) -> dict[str, Tensor]:
+        """Those that are not NaN, by class."""
+        pairs = zip(self.class_names, values, values.isnan().tolist(), strict=True)
+        return {f"{name}/{label}": value for label, value, absent in pairs if not absent}
 
 
 def _mean(values: Tensor) -> Tensor:
-    return values.mean() if values.numel() else values.new_zeros(())
+    """Of those that are not NaN; 0 where there is none."""
+    return values.nanmean().nan_to_num()

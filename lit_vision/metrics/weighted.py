@@ -76,12 +76,17 @@ def _segmentation(arrays: Arrays, name: str, k: int | None, classes: int) -> Wei
     right = _table(truth, picture, np.where(truth == guess, pixels, 0), shape)
     if name == "pixel_accuracy":
         return _ratio(right.sum(0), arrays["pixels"], empty=0.0)
-    both = _table(truth, picture, pixels, shape) + _table(guess, picture, pixels, shape)
+    there = _table(truth, picture, pixels, shape)
+    both = there + _table(guess, picture, pixels, shape)
+    if name == "class_accuracy":
+        return lambda weights: _mean(right @ weights.T, there @ weights.T, empty=0.0)
     if name == "dice":
         return lambda weights: _mean(2 * right @ weights.T, both @ weights.T, empty=0.0)
     union = both - right
     if k is not None:
         return lambda weights: _divided(right[[k]] @ weights.T, union[[k]] @ weights.T)[0]
+    if name == "fw_iou":
+        return lambda weights: _mean_by(there @ weights.T, _divided(right @ weights.T, union @ weights.T, 0.0))
     return lambda weights: _mean(right @ weights.T, union @ weights.T, empty=0.0)
 
 
@@ -127,7 +132,7 @@ LEVELS: Mapping[str, Levels] = {
 METRICS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {  # of the whole, and of a class
     "classification": (("accuracy", "top5", "f1"), ("accuracy",)),
     "multi_label": (("map", "accuracy", "exact_match", "f1"), ("accuracy",)),
-    "segmentation": (("miou", "dice", "pixel_accuracy"), ("iou",)),
+    "segmentation": (("miou", "dice", "pixel_accuracy", "class_accuracy", "fw_iou"), ("iou",)),
     "instances": (("ap", "ap_50", "ap_75", "pq", "sq", "rq", "count_error"), ()),
     "detection": (("map", "map_50", "map_75"), ("ap",)),
 }
@@ -161,6 +166,11 @@ def _divided(above: Any, below: Any, empty: float = np.nan) -> Values:
 def _mean(above: Any, below: Any, empty: float = np.nan) -> Values:
     """(K, R) above / below, averaged over the classes whose denominator is not 0."""
     return _nanmean(_divided(above, below), empty)
+
+
+def _mean_by(sizes: Any, values: Values) -> Values:
+    """(K, R) values, averaged over the classes with these weights."""
+    return _divided((sizes * values).sum(0), sizes.sum(0), 0.0)
 
 
 def _nanmean(values: Any, empty: float = np.nan) -> Values:

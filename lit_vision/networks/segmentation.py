@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lit_vision.errors import UserError
 from lit_vision.networks.backbones import check_backbone, timm_arguments
+from lit_vision.networks.recomputing import recompute_blocks
 from lit_vision.networks.torchvision_names import refuse_torchvision
 from lit_vision.networks.weights import load_weights
 
@@ -77,8 +78,8 @@ class Segmenter(nn.Module):
 class PooledBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation that uses its running statistics where a channel holds a single value.
 
-    Decoders that pool the whole image (DeepLab, PSPNet, UPerNet, PAN) meet that in a last batch of one image, where
-    torch's own layer stops the training.
+    Decoders that pool the whole image (DeepLab, PSPNet, UPerNet, PAN), and encoders whose attention does (ResNeSt),
+    meet that in a batch of one image, where torch's own layer stops the training.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -97,6 +98,7 @@ def create_segmenter(
     weights: str | None = None,
     encoder_args: Mapping[str, Any] | None = None,
     decoder_args: Mapping[str, Any] | None = None,
+    grad_checkpointing: bool = False,
 ) -> Segmenter:
     """Build a segmentation network.
 
@@ -109,6 +111,7 @@ def create_segmenter(
         weights: a local .safetensors or .pth file with the encoder's weights, instead of downloading.
         encoder_args: passed to timm, such as {channel_multiplier: 0.25}.
         decoder_args: passed to segmentation_models_pytorch, such as {decoder_channels: [64, 32, 16, 8, 8]}.
+        grad_checkpointing: see `recompute_blocks`.
 
     Raises:
         UserError: an unknown name, an encoder that the decoder cannot use, arguments that they do not take.
@@ -121,11 +124,13 @@ def create_segmenter(
     encoder, known = timm_arguments(encoder, encoder_args or {})
     arguments = {"in_channels": in_channels, "classes": classes, **_any_size(encoder), **known}
     network = _build(decoder, encoder, pretrained, {**arguments, **(decoder_args or {})})
-    _hold_pooled_norms(network.decoder)
+    _hold_pooled_norms(network)
     stride = int(network.encoder.output_stride) * (2 if decoder in HALVED_AGAIN else 1)
     segmenter = Segmenter(network, stride, SMALLEST.get(decoder, 1))
     if weights is not None:
         load_weights(segmenter.backbone, weights)
+    if grad_checkpointing:
+        recompute_blocks(segmenter.backbone)
     return segmenter
 
 

@@ -1,22 +1,40 @@
 """A class for every pixel."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchmetrics import Metric
 
+import lit_vision.losses.pixel_choice  # noqa: F401  losses that experiments name by their short names
+from lit_vision.data.dataset import Collate
+from lit_vision.data.geometry import visible_rectangle
 from lit_vision.data.restore import restore_scores
+from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
-from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, SegmentationLoss, SumLoss
+from lit_vision.losses.segmentation import (
+    CrossEntropyLoss,
+    DiceLoss,
+    SegmentationLoss,
+    SumLoss,
+    inverse_log_weights,
+)
 from lit_vision.metrics.segmentation import SegmentationMetrics
 from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.segmentation import create_segmenter
+from lit_vision.ops.averaging import Flip, check_views, mean_over_views
+from lit_vision.ops.tiles import blended_rows
 from lit_vision.tasks.base import VisionTask
-from lit_vision.types import SegmentationBatch, SegmentationPrediction
+from lit_vision.types import Int64Array, SegmentationBatch, SegmentationPrediction, UInt8Array
+
+NATIVE_MULTIPLE = 32  # the deepest stride of the encoders in use
+TILES_PER_STEP = 4
 
 
 class SemanticSegmenter(VisionTask):
@@ -34,7 +52,12 @@ class SemanticSegmenter(VisionTask):
         in_channels: channels of the pictures; the first convolution of given weights is adapted.
         mean: of the pixels scaled to 0..1, by channel; null = as the encoder's weights expect.
         std: likewise.
-        loss: null = cross entropy + Dice; else one of losses/segmentation.py, or a SumLoss of several.
+        loss: null = cross entropy + Dice; else one of losses/, see docs/segmentation.md, or a SumLoss of several.
+        grad_checkpointing: the encoder's blocks keep no activations and compute them once more in the backward pass:
+            a third more time for far less memory.
+        boundary_metrics: in which evaluations outlines are compared, too: "test", "always" or "never".
+        tta_scales: in test and prediction the probabilities are the mean over pictures scaled by these factors.
+        tta_flips: likewise over mirrored ones: "horizontal" (left to right), "vertical".
         training: what all tasks share: optimizer, scheduler, lr_decay, freeze, ... see `VisionTask`.
     """
 
@@ -54,6 +77,10 @@ class SemanticSegmenter(VisionTask):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         loss: SegmentationLoss | None = None,
+        grad_checkpointing: bool = False,
+        boundary_metrics: Literal["test", "always", "never"] = "test",
+        tta_scales: list[float] | None = None,
+        tta_flips: list[Flip] | None = None,
         **training: Any,
     ) -> None:
         super().__init__(class_names, **training)
@@ -61,14 +88,21 @@ class SemanticSegmenter(VisionTask):
             raise UserError(f"a segmentation has at least two classes, such as background and {self.class_names[0]}")
         built: dict[str, Any] = {"decoder": decoder, "encoder": encoder, "in_channels": in_channels}
         built |= {"encoder_args": encoder_args, "decoder_args": decoder_args}
-        self.network = create_segmenter(classes=self.num_classes, pretrained=pretrained, weights=weights, **built)
+        self.tta_scales, self.tta_flips = [1.0] if tta_scales is None else tta_scales, tta_flips or []
+        check_views(self.tta_scales, self.tta_flips)
+        fresh: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "grad_checkpointing": grad_checkpointing}
+        self.network = create_segmenter(classes=self.num_classes, **built, **fresh)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
         expected = preprocessing_of(self.network.backbone, in_channels)
         self.preprocess = Preprocess(mean or expected.mean, std or expected.std)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
-        self.metrics = nn.ModuleDict({stage: SegmentationMetrics(self.class_names) for stage in ("val", "test")})
+        outlined = {"test": ("test",), "always": ("val", "test"), "never": ()}[boundary_metrics]
+        self.metrics = nn.ModuleDict(
+            {stage: SegmentationMetrics(self.class_names, boundaries=stage in outlined) for stage in ("val", "test")}
+        )
         statistics = {"mean": list(self.preprocess.mean), "std": list(self.preprocess.std)}
-        self.save_hyperparameters({**built, **statistics})
+        views = {"tta_scales": self.tta_scales, "tta_flips": self.tta_flips}
+        self.save_hyperparameters({**built, **statistics, **views, "boundary_metrics": boundary_metrics})
 
     @property
     def backbones(self) -> dict[str, nn.Module]:
@@ -86,24 +120,162 @@ class SemanticSegmenter(VisionTask):
         self.log_loss("train", loss, len(batch["image"]))
         return loss
 
+    # --- class weights: auto ------------------------------------------------------------------------------------
+    @property
+    def _automatic(self) -> list[CrossEntropyLoss]:
+        return [part for part in self.loss.modules() if isinstance(part, CrossEntropyLoss) and part.automatic]
+
+    def on_fit_start(self) -> None:
+        """Works out `class_weights: auto`, unless a checkpoint brought them."""
+        self._weigh_classes()
+
+    def on_validation_start(self) -> None:
+        """As `on_fit_start`, for a loss that is only evaluated."""
+        self._weigh_classes()
+
+    def on_test_start(self) -> None:
+        """As `on_validation_start`."""
+        self._weigh_classes()
+
+    def _weigh_classes(self) -> None:
+        missing = [loss for loss in self._automatic if loss.class_weights is None]
+        if not missing:
+            return
+        pixels = getattr(getattr(self.trainer, "datamodule", None), "class_pixels", None)
+        if pixels is None:
+            raise UserError("class_weights: auto needs a SegmentationDataModule; give one number for each class")
+        weights = inverse_log_weights(pixels)
+        shown = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(self.class_names, weights, strict=True))
+        rank_zero_info(f"class weights from the pixels of the training split: {shown}")
+        for loss in missing:
+            loss.class_weights = torch.tensor(weights)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the class weights that were worked out."""
+        super().on_save_checkpoint(checkpoint)
+        found = [loss.class_weights.tolist() for loss in self._automatic if loss.class_weights is not None]
+        checkpoint["lit_vision"]["class_weights"] = found[0] if found else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes them up again."""
+        super().on_load_checkpoint(checkpoint)
+        weights = checkpoint["lit_vision"].get("class_weights")
+        for loss in self._automatic if weights is not None else []:
+            loss.class_weights = torch.tensor(weights)
+
+    # --- evaluation ---------------------------------------------------------------------------------------------
     def _evaluate(self, batch: SegmentationBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Any]]:
-        logits = self(batch["image"]).float()  # (B, K, H, W)
-        self.log_loss(stage, self.loss(logits, batch["mask"]), len(logits))
-        metrics.update(logits.argmax(1), batch["mask"])
-        return [_most_likely(probabilities) for probabilities in logits.softmax(1)]
+        parts = _parts(batch)
+        if self.tile is not None and self.data.get("fit") == "native":
+            predictions, losses = zip(*(self._in_tiles(batch, i, stage) for i in range(len(parts))), strict=True)
+            loss, masks = torch.stack(losses).mean(), torch.stack([one["mask"] for one in predictions])
+            confidence = torch.stack([one["confidence"] for one in predictions])
+        else:
+            logits = self._evaluated_logits(batch["image"], stage)
+            loss = self.loss(logits, batch["mask"])
+            confidence, masks = logits.softmax(1).max(1)
+        self.log_loss(stage, loss, len(masks))
+        metrics.update(masks, batch["mask"], confidence, parts)
+        return [{"mask": mask, "confidence": sure} for mask, sure in zip(masks, confidence, strict=True)]
+
+    def _evaluated_logits(self, images: Tensor, stage: str) -> Tensor:
+        """(B, K, H, W) float32; in the test logarithms of the mean probabilities, where views are averaged."""
+        if stage == "test" and not self._is_single:
+            return self.probabilities(images).clamp_min(1e-12).log()
+        logits: Tensor = self(images).float()
+        return logits
+
+    @property
+    def _is_single(self) -> bool:
+        return self.tta_scales == [1.0] and not self.tta_flips
+
+    def _in_tiles(self, batch: SegmentationBatch, i: int, stage: str) -> tuple[SegmentationPrediction, Tensor]:
+        """Prediction in the frame of the batch, and loss (mean over bands of rows), of picture i at its own scale."""
+        height, width = batch["size"][i].tolist()
+        image = batch["image"][i, :, :height, :width].permute(1, 2, 0).cpu().numpy()
+        found, total = _Filled((height, width)), torch.zeros((), device=self.device)
+        for top, probabilities in self._blended(image, averaged=stage == "test"):
+            found.put(top, probabilities)
+            moved = probabilities[None].to(self.device)
+            truth = batch["mask"][i : i + 1, top : top + moved.shape[2], :width]
+            total += self.loss(moved.clamp_min(1e-12).log(), truth) * (moved.shape[2] / height)
+        below, right = batch["mask"].shape[1] - height, batch["mask"].shape[2] - width
+        mask, confidence = (F.pad(one.to(self.device), (0, right, 0, below)) for one in (found.mask, found.confidence))
+        return {"mask": mask.long(), "confidence": confidence}, total
+
+    # --- prediction ---------------------------------------------------------------------------------------------
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to probabilities (B, K, H, W) float32, the mean over `tta_scales` and `tta_flips`."""
+        return mean_over_views(self._single, images, self.tta_scales, self.tta_flips)
+
+    def _single(self, images: Tensor) -> Tensor:
+        logits: Tensor = self(images)
+        return logits.float().softmax(1)
 
     def predict_step(self, batch: SegmentationBatch, batch_idx: int) -> list[SegmentationPrediction]:
         """Mask and confidence of each picture, in its original pixels.
 
         The probabilities are brought back before the class is chosen, so that outlines are as smooth as the original.
         """
-        probabilities = self(batch["image"]).float().softmax(1)
-        return [
-            _most_likely(
-                torch.from_numpy(restore_scores(maps.cpu().numpy(), frame.cpu().numpy(), tuple(size.tolist())))
-            )
-            for maps, frame, size in zip(probabilities, batch["frame"], batch["size"], strict=True)
-        ]
+        framed = zip(self.probabilities(batch["image"]), batch["frame"], batch["size"], strict=True)
+        return [_most_likely(_restored(maps, frame, tuple(size.tolist()))) for maps, frame, size in framed]
+
+    def predict_whole(self, image: UInt8Array) -> SegmentationPrediction:
+        """Mask (uint8) and confidence of a picture (H, W, C) uint8 of any size, from overlapping tiles.
+
+        Beside the result, a byte and a float for each pixel, the memory is that of one row of tiles.
+        """
+        found = _Filled((image.shape[0], image.shape[1]))
+        for top, probabilities in self._blended(image):
+            found.put(top, probabilities)
+        return {"mask": found.mask, "confidence": found.confidence}
+
+    def _blended(self, image: UInt8Array, averaged: bool = True) -> Iterator[tuple[int, Tensor]]:
+        """Bands of probabilities (K, rows, W) of a picture (H, W, C), see `blended_rows`."""
+        if self.tile is None or "fit" not in self.data:
+            raise UserError("tiles need model.tile, and a task of a checkpoint: load_task(path, tile=512)")
+        maps_of = partial(self._tile_maps, image, self.probabilities if averaged else self._single)
+        return blended_rows((image.shape[0], image.shape[1]), self.tile, self.tile_overlap, maps_of)
+
+    def _tile_maps(self, image: UInt8Array, probabilities: Any, boxes: Int64Array) -> Iterator[Tensor]:
+        """Probabilities (K, h, w) of each tile, in its own pixels, on the CPU."""
+        fit = self.data["fit"]
+        transform = Transform(tuple(self.data["image_size"]), fit)
+        collate = Collate(multiple=NATIVE_MULTIPLE if fit == "native" else 1)
+        for first in range(0, len(boxes), TILES_PER_STEP):
+            some = boxes[first : first + TILES_PER_STEP].tolist()
+            warped = [transform(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in some]
+            samples: Any = [{"image": one.image} for one in warped]
+            batch = {"image": collate(samples)["image"].to(self.device)}
+            maps = probabilities(self.on_after_batch_transfer(batch, 0)["image"])
+            for one, own, (x1, y1, x2, y2) in zip(warped, maps, some, strict=True):
+                yield _restored(own, torch.from_numpy(one.frame), (y2 - y1, x2 - x1))
+
+
+class _Filled:
+    """Mask and confidence of a picture, filled band by band."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.mask, self.confidence = torch.zeros(size, dtype=torch.uint8), torch.zeros(size)
+
+    def put(self, top: int, probabilities: Tensor) -> None:
+        """(K, rows, W) probabilities of the rows from `top` on."""
+        rows = slice(top, top + probabilities.shape[1])
+        self.confidence[rows], self.mask[rows] = probabilities.max(0)
+
+
+def _restored(maps: Tensor, frame: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (K, h, w) float32 of the original on the CPU from (K, H, W) of the network's frame."""
+    if torch.equal(frame.cpu(), torch.eye(3)[:2]):
+        return maps[:, : size[0], : size[1]].cpu()  # nothing was scaled or moved
+    return torch.from_numpy(restore_scores(maps.cpu().numpy(), frame.cpu().numpy(), size))
+
+
+def _parts(batch: SegmentationBatch) -> list[tuple[slice, slice]]:
+    """Rows and columns of each picture of a batch, without the padding."""
+    height, width = batch["mask"].shape[1:]
+    framed = zip(batch["frame"].double().cpu().numpy(), batch["size"].tolist(), strict=True)
+    return [visible_rectangle(frame, tuple(size), (height, width)) for frame, size in framed]
 
 
 def _most_likely(probabilities: Tensor) -> SegmentationPrediction:

@@ -8,7 +8,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from lit_vision.errors import UserError
-from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, SumLoss
+from lit_vision.losses.pixel_choice import BoundaryCrossEntropyLoss, OHEMCrossEntropyLoss
+from lit_vision.losses.segmentation import (
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    LovaszLoss,
+    SumLoss,
+    TverskyLoss,
+    inverse_log_weights,
+)
 
 ALL = [
     CrossEntropyLoss(),
@@ -19,6 +28,11 @@ ALL = [
     FocalLoss(gamma=0.5),
     LovaszLoss(),
     LovaszLoss(per_image=True),
+    TverskyLoss(),
+    TverskyLoss(0.6, 0.4, smooth=1.0),
+    OHEMCrossEntropyLoss(),
+    OHEMCrossEntropyLoss(threshold=0.0, min_kept=0.3),
+    BoundaryCrossEntropyLoss(),
     SumLoss([CrossEntropyLoss(), DiceLoss()], [1.0, 0.5]),
 ]
 
@@ -143,7 +157,34 @@ def test_wrong_counts_are_named() -> None:
         CrossEntropyLoss([1.0, 2.0])(logits, mask)
 
 
-def test_class_weights_move_with_the_module_but_not_into_checkpoints() -> None:
-    loss = CrossEntropyLoss([1.0, 5.0])
-    assert loss.to(torch.float64).class_weights.dtype == torch.float64
+def test_class_weights_go_where_the_logits_are_but_not_into_checkpoints() -> None:
+    loss = CrossEntropyLoss([1.0, 5.0, 2.0])
+    logits, mask = batch(3)
+    loss.cost(logits.double(), mask)
+    assert loss.class_weights.dtype == torch.float64
     assert not loss.state_dict()
+    assert not list(loss.buffers())
+
+
+def test_tversky_by_hand_and_as_dice() -> None:
+    # Certain pixels, class 1: one found, one missed, two false; class 0: one right, two missed, one false.
+    mask = torch.tensor([[[1, 1, 0, 0, 0, 255]]])
+    logits = 100.0 * F.one_hot(torch.tensor([[[1, 0, 1, 1, 0, 1]]]), 2).permute(0, 3, 1, 2)
+    expected = 1 - (1 / (1 + 0.2 * 2 + 0.8 * 1) + 1 / (1 + 0.2 * 1 + 0.8 * 2)) / 2
+    assert float(TverskyLoss(0.2, 0.8)(logits, mask)) == pytest.approx(expected, rel=1e-5)
+    logits, mask = batch(4)
+    assert float(TverskyLoss(0.5, 0.5)(logits, mask)) == pytest.approx(float(DiceLoss()(logits, mask)), rel=1e-5)
+    with pytest.raises(UserError, match="not both 0"):
+        TverskyLoss(0, 0)
+
+
+def test_automatic_weights_by_hand() -> None:
+    weights = inverse_log_weights([900, 100, 0])
+    assert weights == pytest.approx([1 / math.log(1.92), 1 / math.log(1.12), 1 / math.log(1.02)])
+    with pytest.raises(UserError, match="no pixel of any class"):
+        inverse_log_weights([0, 0])
+    logits, mask = batch(3)
+    with pytest.raises(UserError, match="auto is worked out by SemanticSegmenter alone"):
+        CrossEntropyLoss("auto")(logits, mask)
+    with pytest.raises(UserError, match="class_weights is 'balanced'"):
+        CrossEntropyLoss("balanced")

@@ -1,8 +1,18 @@
-"""Semantic metrics against hand counts and an independent count in numpy."""
+"""Semantic metrics against hand counts and an independent count in numpy; on two processes as on one.
+
+Run as a program with the name of a part and a folder, this is one of two processes.
+"""
+
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import distributed
+from torchmetrics.classification import MulticlassCalibrationError
+from two_ranks import both as both_ranks
 
 from lit_vision.errors import UserError
 from lit_vision.metrics.segmentation import SegmentationMetrics
@@ -13,13 +23,17 @@ NAMES = ["sky", "tree", "car", "dog"]
 def recount(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     known = truth != 255
     predicted, truth = predicted[known], truth[known]
-    ious, dices, values = [], [], {}
+    ious, dices, values, recalls, shares = [], [], {}, [], []
     for c, name in enumerate(NAMES):
         both, either = ((predicted == c) & (truth == c)).sum(), ((predicted == c) | (truth == c)).sum()
         if either:
             ious.append(both / either)
             dices.append(2 * both / ((predicted == c).sum() + (truth == c).sum()))
             values[f"iou/{name}"] = both / either
+            shares.append((truth == c).mean())
+        if (truth == c).any():
+            recalls.append(both / (truth == c).sum())
+    values |= {"class_accuracy": np.mean(recalls), "fw_iou": np.dot(shares, ious)}
     accuracy = (predicted == truth).mean()
     return values | {"miou": np.mean(ious), "dice": np.mean(dices), "pixel_accuracy": accuracy}
 
@@ -31,6 +45,7 @@ def test_by_hand() -> None:
     # sky: 1 of 2; tree: 2 of 3; car and dog are nowhere and left out
     assert values == pytest.approx(
         {"iou/sky": 1 / 2, "iou/tree": 2 / 3, "miou": 7 / 12, "dice": (2 / 3 + 4 / 5) / 2, "pixel_accuracy": 3 / 4}
+        | {"class_accuracy": (1 + 2 / 3) / 2, "fw_iou": 1 / 4 * 1 / 2 + 3 / 4 * 2 / 3}
     )
 
 
@@ -68,6 +83,8 @@ def test_nothing_known_is_zero_not_nan() -> None:
         "miou": 0.0,
         "dice": 0.0,
         "pixel_accuracy": 0.0,
+        "class_accuracy": 0.0,
+        "fw_iou": 0.0,
     }
 
 
@@ -82,7 +99,69 @@ def test_ranks_add_up_exactly_whatever_the_share_of_each() -> None:
     assert {k: float(v) for k, v in first.compute().items()} == {k: float(v) for k, v in whole.compute().items()}
 
 
+def drawn(pictures: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Predictions, truths and confidences of pictures of 24 x 20."""
+    generator = torch.Generator().manual_seed(3)
+    probabilities = torch.randn(pictures, 4, 24, 20, generator=generator).mul(2).softmax(1)
+    truth = torch.randint(0, 4, (pictures, 24, 20), generator=generator)
+    truth[:, :3], truth[0] = 255, 255  # of the first picture nothing is known
+    confidence, predicted = probabilities.max(1)
+    return predicted, truth, confidence
+
+
+def test_calibration_is_that_of_an_independent_count_and_of_torchmetrics() -> None:
+    predicted, truth, confidence = drawn(4)
+    metric = SegmentationMetrics(NAMES)
+    metric.update(predicted, truth, confidence)
+    ours, known = float(metric.compute()["ece"]), (truth != 255).numpy()
+    sure, right = confidence.numpy()[known].astype(float), (predicted == truth).numpy()[known]
+    expected = 0.0
+    for k in range(15):
+        inside = (sure > k / 15) & (sure <= (k + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - sure[inside].mean())
+    assert ours == pytest.approx(expected, abs=1e-6)
+    theirs = MulticlassCalibrationError(num_classes=4, n_bins=15, ignore_index=255)
+    rest = ((1 - confidence) / 3)[:, None].expand(-1, 4, -1, -1).clone()
+    rest.scatter_(1, predicted[:, None], confidence[:, None])
+    assert ours == pytest.approx(float(theirs(rest, truth)), abs=1e-5)
+
+
+def test_confidences_that_are_not_numbers_do_not_stop_a_test() -> None:
+    metric = SegmentationMetrics(NAMES)
+    metric.update(
+        torch.zeros(1, 1, 2, dtype=torch.long),
+        torch.zeros(1, 1, 2, dtype=torch.long),
+        torch.tensor([[[torch.nan, 1.0]]]),
+    )
+    assert float(metric.compute()["ece"]) == 0.5  # nothing known of the first counts as no confidence at all
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_values_of_one_to_the_bit(tmp_path: Path) -> None:
+    first, second = both_ranks(__file__, "share", tmp_path)
+    metric = SegmentationMetrics(NAMES, boundaries=True)
+    metric.update(*drawn(5))
+    assert first == second == {key: float(value) for key, value in metric.compute().items()}
+    assert {"ece", "boundary_iou", "boundary_f1", "fw_iou"} <= first.keys()
+
+
 @pytest.mark.parametrize("predicted", [0, 3])
 def test_a_mask_value_without_a_name_is_named(predicted: int) -> None:
     with pytest.raises(UserError, match="class 4"):
         SegmentationMetrics(NAMES).update(torch.full((1, 2, 2), predicted), torch.full((1, 2, 2), 4))
+
+
+def share() -> dict[str, float]:
+    """Values of all pictures on this process, which has seen four of the five, or one."""
+    distributed.init_process_group("gloo")
+    own = slice(0, 4) if distributed.get_rank() == 0 else slice(4, 5)
+    metric = SegmentationMetrics(NAMES, boundaries=True)
+    metric.update(*(values[own] for values in drawn(5)))
+    values = {key: float(value) for key, value in metric.compute().items()}
+    distributed.destroy_process_group()
+    return values
+
+
+if __name__ == "__main__":
+    print(json.dumps({"share": share}[sys.argv[1]]()))

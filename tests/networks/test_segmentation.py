@@ -143,3 +143,34 @@ def test_weights_that_cannot_be_downloaded_are_said_so(monkeypatch: pytest.Monke
         UserError, match=r"weights of encoder 'resnet18' cannot be had: We couldn't .* give weights: <file>"
     ):
         create_segmenter("unet", "resnet18", 2, pretrained=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["unet", "deeplabv3plus"])
+@pytest.mark.parametrize("encoder", ["resnet34", "mobilenetv3_large_100", "efficientnet_b5", "resnest269e"])
+def test_the_encoders_of_the_goal_load_timm_s_files_and_train(decoder: str, encoder: str, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    published = timm.create_model(encoder).state_dict()  # a classifier, named as in the files on the hub
+    save_file(published, tmp_path / "model.safetensors")
+    network = create_segmenter(
+        decoder, encoder, 3, weights=str(tmp_path / "model.safetensors"), grad_checkpointing=True
+    )
+    state = {name.replace(".", "_"): value for name, value in network.backbone.state_dict().items()}
+    shared = {name.replace(".", "_"): value for name, value in published.items()}
+    assert state.keys() <= shared.keys()  # all that the encoder has came from the file
+    assert all(torch.equal(value, shared[name]) for name, value in state.items())
+    images = torch.randn(2, 3, 64, 64)
+    logits = network.train()(images)
+    assert logits.shape == (2, 3, 64, 64)
+    logits.square().mean().backward()
+    gradients = [p.grad for p in network.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_an_encoder_that_pools_trains_with_one_picture() -> None:
+    network = create_segmenter("unet", "resnest14d", 2, decoder_args=SMALL["unet"]).train()
+    network(torch.randn(1, 3, 64, 64)).mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters())

@@ -8,13 +8,19 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from quiet import quiet_trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 
+from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
 from lit_vision.data.segmentation import SegmentationDataModule
+from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
-from lit_vision.losses.segmentation import DiceLoss
+from lit_vision.losses.pixel_choice import BoundaryCrossEntropyLoss, OHEMCrossEntropyLoss
+from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, FocalLoss, LovaszLoss, SumLoss, TverskyLoss
 from lit_vision.tasks.checkpoints import load_task
 from lit_vision.tasks.segmentation import SemanticSegmenter
 
@@ -144,3 +150,175 @@ def test_a_loss_of_your_own_and_frozen_encoders(root: Path) -> None:
 def test_one_class_is_refused() -> None:
     with pytest.raises(UserError, match="at least two classes, such as background and cell"):
         SemanticSegmenter(["cell"])
+
+
+# --- class weights from the data --------------------------------------------------------------------------------
+def test_automatic_class_weights_come_from_the_data_once_and_travel_in_the_checkpoint(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = data_module(root)
+    masks = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in (root / "masks" / "train").iterdir()]
+    counts = np.bincount(np.stack(masks).ravel(), minlength=256)[:3]
+    assert data.class_pixels == counts.tolist()
+    expected = [1 / np.log(1.02 + count / counts.sum()) for count in counts]
+
+    parts = [CrossEntropyLoss("auto"), DiceLoss(), FocalLoss(class_weights="auto")]
+    task = SemanticSegmenter(NAMES, loss=SumLoss(parts), **TINY)
+    fitted = quiet_trainer(max_steps=1, limit_val_batches=0)
+    with caplog.at_level("INFO"):
+        fitted.fit(task, data)
+    assert "class weights from the pixels of the training split: ground" in capsys.readouterr().err + caplog.text
+    for part in (parts[0], parts[2]):
+        assert part.class_weights.tolist() == pytest.approx(expected)
+    fitted.save_checkpoint(tmp_path / "last.ckpt")
+
+    # The weights of a checkpoint are those it was trained with, whatever the data now say.
+    again, other = SemanticSegmenter(NAMES, loss=CrossEntropyLoss("auto"), **TINY), data_module(root)
+    other.__dict__["class_pixels"] = [1, 1, 1]
+    quiet_trainer().test(again, other, ckpt_path=str(tmp_path / "last.ckpt"), verbose=False)
+    assert again.loss.class_weights.tolist() == pytest.approx(expected)
+    fresh = SemanticSegmenter(NAMES, loss=CrossEntropyLoss("auto"), **TINY)
+    quiet_trainer().validate(fresh, other, verbose=False)
+    assert fresh.loss.class_weights.tolist() == pytest.approx([1 / np.log(1.02 + 1 / 3)] * 3)
+
+
+# --- tiles and views --------------------------------------------------------------------------------------------
+class Neighbours(nn.Module):
+    """Logits of a pixel from the 5 x 5 pixels round it, and so without any padding to a stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.second(self.first(images).relu())
+        return logits
+
+
+def with_neighbours(**settings: Any) -> SemanticSegmenter:
+    task = SemanticSegmenter(NAMES, **settings, **TINY).eval()
+    task.network = Neighbours()
+    task.data = {"task": "segmentation", "image_size": [64, 64], "fit": "native", "in_channels": 3, "depth": "full"}
+    return task
+
+
+@pytest.mark.parametrize("size", [(200, 170), (64, 300), (40, 50), (96, 96)])
+def test_tiles_give_the_whole_picture_s_result(size: tuple[int, int]) -> None:
+    task = with_neighbours(tile=64, tile_overlap=0.25)  # 16 pixels shared: the 2 that a tile misses are not seen
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        tiled = task.predict_whole(image)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+        logits = task(F.pad(pixels, (0, -size[1] % 32, 0, -size[0] % 32), value=114))[0, :, : size[0], : size[1]]
+    confidence, mask = logits.softmax(0).max(0)
+    inside = slice(0, size[0] - 2), slice(0, size[1] - 2)  # at the far edges the padding is another one
+    assert torch.equal(tiled["mask"].long()[inside], mask[inside])
+    assert torch.allclose(tiled["confidence"][inside], confidence[inside], atol=1e-6)
+    assert tiled["mask"].shape == tiled["confidence"].shape == size
+    assert len(set(mask.unique().tolist())) == 3
+
+
+def test_a_tile_goes_through_the_checkpoint_s_own_transform() -> None:
+    task = with_neighbours(tile=32, tile_overlap=0.0)
+    task.data = {**task.data, "fit": "stretch", "image_size": [48, 64]}
+    image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        found = task.predict_whole(image)
+        for x in (0, 32):
+            warped = Transform((48, 64), "stretch")(image[:, x : x + 32])
+            batch: Any = {"image": warped.image[None], "frame": torch.from_numpy(warped.frame)[None]}
+            (alone,) = task.predict_step({**batch, "size": torch.tensor([[32, 32]])}, 0)
+            assert torch.equal(found["mask"][:, x : x + 32].long(), alone["mask"])
+
+
+def test_tiles_in_evaluation_count_as_the_whole_picture_does(root: Path) -> None:
+    data = data_module(root, fit="native", batch_size=2)
+    values = []
+    for tile in (None, 32):
+        torch.manual_seed(0)
+        task = with_neighbours(tile=tile, tile_overlap=0.5, loss=CrossEntropyLoss(), boundary_metrics="always")
+        values.append(quiet_trainer().validate(task, data, verbose=False)[0])
+    assert values[0].keys() == values[1].keys()
+    assert {"val/boundary_iou", "val/boundary_f1", "val/ece", "val/iou/red"} <= values[0].keys()
+    for key, value in values[0].items():
+        assert values[1][key] == pytest.approx(value, abs=2e-3), key  # all but the loss differs at the lower edge alone
+    assert 0.0 < values[0]["val/miou"] < 1.0
+
+
+def test_views_are_averaged_in_test_and_prediction_not_in_validation(root: Path) -> None:
+    data = data_module(root)
+    task = SemanticSegmenter(NAMES, tta_flips=["horizontal"], tta_scales=[1.0, 0.75], **TINY).eval()
+    batch = next(iter(data.val_dataloader()))
+    with torch.no_grad():
+        plain, mean = task(batch["image"]).softmax(1), task.probabilities(batch["image"])
+        assert not torch.allclose(plain, mean, atol=1e-4)
+        flipped = task(batch["image"].flip(-1)).softmax(1).flip(-1)
+        task.tta_scales = [1.0]
+        assert torch.allclose(task.probabilities(batch["image"]), (plain + flipped) / 2, atol=1e-6)
+        assert torch.equal(task._evaluated_logits(batch["image"], "val"), task(batch["image"]))
+        logits = task._evaluated_logits(batch["image"], "test")
+        assert torch.allclose(logits.softmax(1), (plain + flipped) / 2, atol=1e-6)
+    assert load_views(task) == ([1.0, 0.75], ["horizontal"])
+    with pytest.raises(UserError, match="tta_flips is"):
+        SemanticSegmenter(NAMES, tta_flips=["round"], **TINY)
+
+
+def load_views(task: SemanticSegmenter) -> tuple[list[float], list[str]]:
+    """What a task built from the hyper-parameters averages over."""
+    again = SemanticSegmenter(**dict(task.hparams))
+    return again.tta_scales, again.tta_flips
+
+
+def test_views_and_tiles_together_are_the_mean_of_mirrored_tiles() -> None:
+    task = with_neighbours(tile=48, tta_flips=["vertical"])
+    image = np.random.default_rng(1).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    pixels = torch.full((1, 3, 64, 64), 114, dtype=torch.uint8)
+    pixels[0, :, :48, :48] = torch.from_numpy(image).permute(2, 0, 1)
+    with torch.inference_mode():
+        expected = (task(pixels).softmax(1) + task(pixels.flip(-2)).softmax(1).flip(-2)) / 2
+        found = task.predict_whole(image)
+    assert torch.equal(found["mask"].long(), expected[0, :, :48, :48].argmax(0))
+
+
+def test_tiles_without_a_checkpoint_s_facts_are_refused() -> None:
+    with pytest.raises(UserError, match=r"tiles need model\.tile"):
+        SemanticSegmenter(NAMES, tile=64, **TINY).predict_whole(np.zeros((8, 8, 3), np.uint8))
+
+
+# --- faults -----------------------------------------------------------------------------------------------------
+def test_a_batch_of_unknown_pixels_costs_nothing_and_changes_no_metric(root: Path) -> None:
+    batch = next(iter(data_module(root).val_dataloader()))
+    batch["mask"] = torch.full_like(batch["mask"], 255)
+    losses = [CrossEntropyLoss(), DiceLoss(), FocalLoss(), LovaszLoss(), TverskyLoss()]
+    losses += [OHEMCrossEntropyLoss(), BoundaryCrossEntropyLoss()]
+    task = SemanticSegmenter(NAMES, loss=SumLoss(losses), **TINY)
+    task.log_loss = lambda *_: None  # type: ignore[method-assign]  # no trainer here
+    loss = task.training_step(batch, 0)
+    loss.backward()
+    assert float(loss) == 0.0
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in task.parameters())
+    with torch.no_grad():
+        task.test_step(batch, 0)
+    values = task.metrics["test"].compute()
+    assert {key: float(value) for key, value in values.items() if float(value) != 0} == {}
+
+
+def test_the_decoder_always_trains_while_the_encoder_opens_stage_by_stage(root: Path) -> None:
+    task = SemanticSegmenter(NAMES, grad_checkpointing=True, **TINY)
+    before = {name: p.clone() for name, p in task.named_parameters()}
+    unfreezing, open_at = ProgressiveUnfreezing([2, 4], "step", max_stages=2), []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+            named = dict(pl_module.named_parameters())
+            moved = {name for name, p in named.items() if not torch.equal(p, before[name])}
+            inside = {name for name in moved if name.startswith("network.network.encoder.")}
+            open_at.append((len(moved - inside), len(inside)))
+
+    quiet_trainer(max_steps=6, limit_val_batches=0, callbacks=[unfreezing, Watch()]).fit(task, data_module(root))
+    outside = {name for name in before if not name.startswith("network.network.encoder.")}
+    assert outside
+    assert all(decoder == len(outside) for decoder, _ in open_at)
+    encoder = [inside for _, inside in open_at]
+    assert encoder[0] == encoder[1] == 0
+    assert 0 < encoder[2] < encoder[-1]
