@@ -133,7 +133,8 @@ class YOLOLoss(DetectionLoss):
 
     def check(self, network: Any) -> None:
         """See `DetectionLoss`."""
-        if self.matching.neighbours and getattr(network, "scale_x_y", 1.0) < 2:
+        reach = getattr(network, "scale_x_y", 1.0)  # of all scales, or of each
+        if self.matching.neighbours and min(reach if isinstance(reach, Sequence) else [reach]) < 2:
             raise UserError(
                 "YOLOLoss with law: modern or neighbours: true trains cells whose boxes do not reach the centre of the "
                 "object: set model.head_args: {scale_x_y: 2.0}, or neighbours: false"
