@@ -252,5 +252,5 @@ def test_neighbouring_cells_need_boxes_that_reach_the_centre(scale_x_y: object, 
     if fits:
         YOLOLoss(law="modern").check(SimpleNamespace(scale_x_y=scale_x_y))
     else:
-        with pytest.raises(UserError, match="set model.head_args"):
+        with pytest.raises(UserError, match="do not reach the centre"):
             YOLOLoss(law="modern").check(SimpleNamespace(scale_x_y=scale_x_y))
