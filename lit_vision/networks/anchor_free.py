@@ -32,7 +32,9 @@ class AnchorFreeHead(nn.Module):
             its logarithm.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, width: int, depth: int, depthwise: bool, reg_max: int):
+    def __init__(
+        self, in_channels: int, num_classes: int, width: int, depth: int, depthwise: bool, reg_max: int
+    ) -> None:
         super().__init__()
         self.stem = ConvUnit(in_channels, width) if in_channels != width else nn.Identity()
         self.box_branch = nn.Sequential(*(conv3x3(width, width, depthwise) for _ in range(depth)))
