@@ -42,7 +42,7 @@ class PredictionFiles(pl.Callback):
         data = _datamodule(trainer)
         for i, prediction in _from_all(trainer, batch["index"].tolist(), outputs):
             if i >= 0 and self._results is not None:  # below 0: it only fills up a process's share
-                self._results.write(data.index.path(i), self._names[i], data.picture(i), prediction)
+                self._results.write(data.index.path(i), self._names[i], data.picture_of(i), prediction)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the files and says where they are."""

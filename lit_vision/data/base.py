@@ -125,11 +125,11 @@ class VisionDataModule(pl.LightningDataModule):
         """The data set's annotations as its reader gives them."""
         return read(self.root, self.format, **self.options)
 
-    def name(self, i: int) -> str:
+    def name_of(self, i: int) -> str:
         """What picture i of the index is called in lists; no two have the same name."""
         return self.index.files.text(i)
 
-    def picture(self, i: int) -> UInt8Array:
+    def picture_of(self, i: int) -> UInt8Array:
         """(H, W, C) uint8: picture i of the index as it is on disk."""
         return read_image(self.index.path(i), self.in_channels, self.depth)
 

@@ -137,13 +137,13 @@ class ClassificationDataModule(VisionDataModule):
     def _crop_names(self) -> list[str]:
         return crop_names(self.index)
 
-    def name(self, i: int) -> str:
+    def name_of(self, i: int) -> str:
         """A picture's own name: its file, and for crops the number of the crop in it."""
-        return super().name(i) if self.index.boxes is None else self._crop_names[i]
+        return super().name_of(i) if self.index.boxes is None else self._crop_names[i]
 
-    def picture(self, i: int) -> UInt8Array:
+    def picture_of(self, i: int) -> UInt8Array:
         """(H, W, C) uint8: picture i, or what its box shows of it."""
-        image = super().picture(i)
+        image = super().picture_of(i)
         if self.index.boxes is None:
             return image
         x1, y1, x2, y2 = self.index.boxes[i].astype(int).tolist()

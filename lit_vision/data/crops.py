@@ -85,7 +85,12 @@ def crops_of(index: Index, crops: ObjectCrops, seed: int) -> Index:
         offsets=np.arange(len(source) + 1, dtype=np.int64),
         labels=np.array(labels, np.int32),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        **{"crowd": None, "segments": None, "segment_kinds": None, "masks": None, "class_masks": None},
+        mask_kind="none",
+        crowd=None,
+        segments=None,
+        segment_kinds=None,
+        masks=None,
+        class_masks=None,
         groups=None if index.groups is None else index.groups.take(source),
         notes=(*index.notes, note),
     )

@@ -24,6 +24,7 @@ POOLS = ("adaptive_avg_pool2d", "mean")
 MIXERS = (
     *("softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "bmm", "baddbmm", "einsum"),
     *("matmul", "__matmul__", "fft2", "rfft2", "group_norm", "instance_norm", "adaptive_max_pool2d", "amax"),
+    *("norm", "vector_norm"),
 )
 
 

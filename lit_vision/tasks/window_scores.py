@@ -85,8 +85,9 @@ class WindowScores(nn.Module):
     def _one_by_one(self, picture: UInt8Array, grid: WindowGrid) -> Tensor:
         multiple = NATIVE_MULTIPLE if self.fit == "native" else 1
         logits = []
-        for boxes in grid.boxes.int().split(CROPS):
-            images = [self.transform(cut_out(picture, box)).image for box in boxes.tolist()]
+        boxes = grid.boxes.int().tolist()
+        for start in range(0, len(boxes), CROPS):
+            images = [self.transform(cut_out(picture, box)).image for box in boxes[start : start + CROPS]]
             logits.append(self._run(pad_collate(images, multiple)))
         return torch.cat(logits)
 

@@ -125,8 +125,8 @@ def test_frames_are_those_of_the_file(tmp_path: Path) -> None:
 
 def test_each_crop_has_a_name_and_a_picture(tmp_path: Path) -> None:
     data = module(write_set(tmp_path), ObjectCrops(background=1))
-    assert [data.name(i) for i in range(3)] == ["images/0.png#1", "images/0.png#2", "images/0.png#3"]
-    assert data.picture(1).shape == (8, 16, 3)
+    assert [data.name_of(i) for i in range(3)] == ["images/0.png#1", "images/0.png#2", "images/0.png#3"]
+    assert data.picture_of(1).shape == (8, 16, 3)
 
 
 def test_kept_features_know_of_crops(tmp_path: Path) -> None:
