@@ -133,6 +133,12 @@ class ClassificationDataModule(VisionDataModule):
             return []
         return [f"{self.root} has one class only: set data.crops.background to tell it from the {BACKGROUND}."]
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """As for all tasks; of crops, the margin too."""
+        margin = {} if self.index.boxes is None else {"margin": (self.crops or ObjectCrops()).margin}
+        return {**super().preprocessing, **margin}
+
     @cached_property
     def _crop_names(self) -> list[str]:
         return crop_names(self.index)

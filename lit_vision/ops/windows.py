@@ -90,6 +90,13 @@ def window_grid(picture: Size, window: Size, step: tuple[float, float]) -> Windo
     return WindowGrid(window, step, (origins[0], origins[1]), (counts[0], counts[1]))
 
 
+def without_margin(boxes: Tensor, margin: float) -> Tensor:
+    """Boxes (N, 4) xyxy about which windows were drawn larger on each side by `margin` of the box's sides."""
+    sides = (boxes[:, 2:] - boxes[:, :2]) / (1 + 2 * margin)
+    centres = (boxes[:, 2:] + boxes[:, :2]) / 2
+    return torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
+
+
 def vote_boxes(
     chosen: DetectionPrediction, boxes: Tensor, probabilities: Tensor, overlap: float
 ) -> DetectionPrediction:

@@ -15,7 +15,7 @@ from lit_vision.data.transforms import restore_boxes
 from lit_vision.errors import UserError
 from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.ops.boxes import select_detections
-from lit_vision.ops.windows import vote_boxes, window_shapes
+from lit_vision.ops.windows import vote_boxes, window_shapes, without_margin
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.window_classifier import load_classifier, match_classes
 from lit_vision.tasks.window_scores import Method, WindowScores
@@ -26,7 +26,8 @@ class SlidingWindowDetector(VisionTask):
     """Finds objects with a classifier: every window of a picture is classified, the best ones are the detections.
 
     There is nothing to train: `test`, `validate` and `predict` take the classifier's checkpoint. A detection's box is
-    its window. Windows slide over the picture as the data module gives it: the original with `data.fit: native`.
+    its window, less the margin that the classifier's crops had about their objects. Windows slide over the picture as
+    the data module gives it: the original with `data.fit: native`.
 
     Args:
         class_names: K names; comes from the data on the command line. The classifier's classes are found by name.
@@ -80,6 +81,7 @@ class SlidingWindowDetector(VisionTask):
         trained, self.facts = load_classifier(classifier)
         self.licence = trained.licence
         self.multi_label, self.classifier_data = trained.multi_label, trained.data
+        self.margin = float(trained.data.get("margin", 0.0))  # that its crops had about the objects
         if len(trained.preprocess.mean) != in_channels:
             raise UserError(
                 f"the classifier takes {len(trained.preprocess.mean)} channels: set data.in_channels to that"
@@ -149,13 +151,13 @@ class SlidingWindowDetector(VisionTask):
 
     # --- windows ------------------------------------------------------------------------------------------------
     def forward(self, picture: UInt8Array) -> tuple[Tensor, Tensor]:
-        """All windows of a picture (H, W, C): boxes (N, 4) in its pixels, probabilities (N, K)."""
+        """All windows of a picture (H, W, C): boxes (N, 4) of what each would show, and probabilities (N, K)."""
         boxes, probabilities = [], []
         size = (picture.shape[0], picture.shape[1])
         for grid in self.scores.grids(size, self.window_sizes, self.ratios, self.stride):
             logits = self.scores(picture, grid).float()
             every = logits.sigmoid() if self.multi_label else logits.softmax(1)
-            boxes.append(grid.boxes.to(every.device))
+            boxes.append(without_margin(grid.boxes, self.margin).to(every.device))
             probabilities.append(torch.cat([every, every.new_zeros(len(every), 1)], dim=1)[:, self.columns])
         return torch.cat(boxes), torch.cat(probabilities)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_vision.ops.windows import pixels_of, vote_boxes, whole_steps, window_grid, window_shapes
+from lit_vision.ops.windows import pixels_of, vote_boxes, whole_steps, window_grid, window_shapes, without_margin
 
 
 def test_shapes_are_pixels_or_shares_of_the_shorter_side() -> None:
@@ -75,3 +75,9 @@ def test_windows_vote_for_a_box_by_their_scores() -> None:
     assert alone["boxes"].tolist() == [[0, 0, 10, 10]]
     none = {"boxes": boxes[:0], "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
     assert vote_boxes(none, boxes, probabilities, 0.5)["boxes"].shape == (0, 4)  # type: ignore[arg-type]
+
+
+def test_a_margin_is_taken_off_again() -> None:
+    boxes = torch.tensor([[5.0, 10, 35, 70]])  # of 10, 20, 30, 60 with a quarter on each side
+    assert without_margin(boxes, 0.25).tolist() == [[10, 20, 30, 60]]
+    assert without_margin(boxes, 0).tolist() == boxes.tolist()

@@ -203,6 +203,18 @@ def test_boxes_are_in_pixels_of_the_original(root: Path, checkpoint: Path, fit: 
             assert one["scores"].tolist() == sorted(one["scores"].tolist(), reverse=True)
 
 
+def test_a_box_is_the_window_without_the_margin_of_the_crops(root: Path, tmp_path: Path) -> None:
+    data = ClassificationDataModule(str(root), ObjectCrops(margin=0.5), image_size=32, fit="stretch", num_workers=0)
+    task = TransferClassifier(data.class_names, backbone="resnet10t", backbone_args=NARROW)
+    run = quiet_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(task, data)
+    run.save_checkpoint(tmp_path / "margin.ckpt")
+    detector = SlidingWindowDetector(NAMES, str(tmp_path / "margin.ckpt"), [64.0], background="background").eval()
+    with torch.inference_mode():
+        boxes, _ = detector(np.zeros((64, 64, 3), np.uint8))
+    assert boxes.tolist() == [[16, 16, 48, 48]]
+
+
 def test_letterbox_padding_has_no_windows(checkpoint: Path) -> None:
     task = SlidingWindowDetector(NAMES, str(checkpoint), **WINDOWS).eval()
     batch = {  # a picture of 40 x 80 in the middle of 64 x 96
