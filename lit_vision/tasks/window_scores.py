@@ -75,19 +75,23 @@ class WindowScores(nn.Module):
         stretched = fit_frame("stretch", window, self.image_size)  # what pads or cuts a window does it to each alone
         return self.image_size if np.allclose(fit_frame(self.fit, window, self.image_size), stretched) else None
 
+    def shares(self, grid: WindowGrid) -> bool:
+        """Whether the windows of a grid are computed together."""
+        return self.method != "crops" and self.shared_size(grid.window) is not None
+
     def forward(self, picture: UInt8Array, grid: WindowGrid) -> Tensor:
         """Logits (N, L) of the windows of a picture (H, W, C), on the network's device."""
         size = self.shared_size(grid.window)
-        if self.method == "crops" or size is None or self.cells is None:
-            return self._one_by_one(picture, grid)
+        if size is None or self.cells is None or not self.shares(grid):
+            return self.one_by_one(picture, grid.boxes)
         return self._together(picture, grid, size, self.cells)
 
-    def _one_by_one(self, picture: UInt8Array, grid: WindowGrid) -> Tensor:
+    def one_by_one(self, picture: UInt8Array, boxes: Tensor) -> Tensor:
+        """Logits (N, L) of windows (N, 4) of one shape, each cut out of a picture (H, W, C) by itself."""
         multiple = NATIVE_MULTIPLE if self.fit == "native" else 1
-        logits = []
-        boxes = grid.boxes.int().tolist()
-        for start in range(0, len(boxes), CROPS):
-            images = [self.transform(cut_out(picture, box)).image for box in boxes[start : start + CROPS]]
+        rows, logits = boxes.int().tolist(), []
+        for start in range(0, len(rows), CROPS):
+            images = [self.transform(cut_out(picture, row)).image for row in rows[start : start + CROPS]]
             logits.append(self._run(pad_collate(images, multiple)))
         return torch.cat(logits)
 

@@ -1,5 +1,6 @@
 """Object detection without a detector: a trained classifier on windows that slide over the picture."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
@@ -15,7 +16,7 @@ from lit_vision.data.transforms import restore_boxes
 from lit_vision.errors import UserError
 from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.ops.boxes import select_detections
-from lit_vision.ops.windows import vote_boxes, window_shapes, without_margin
+from lit_vision.ops.windows import WindowGrid, vote_boxes, window_shapes, without_margin
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.window_classifier import load_classifier, match_classes
 from lit_vision.tasks.window_scores import Method, WindowScores
@@ -46,6 +47,8 @@ class SlidingWindowDetector(VisionTask):
         evaluation_threshold: takes the place of `score_threshold` for the metrics, which rank all candidates.
         method: "convolutional" runs the network over the whole picture once per window shape, "crops" over each window
             by itself; "auto" is the first where network and window allow it.
+        rescore: share of the windows, those most like objects, that are computed by themselves after they were
+            computed together, since that is more exact; the others are no candidates then. 0: none, and all are.
         in_channels: channels of the images; comes from the data on the command line.
         channels_last: memory format of the network.
         num_classes: only compared with the data, where you want to be sure.
@@ -69,6 +72,7 @@ class SlidingWindowDetector(VisionTask):
         max_detections: int = 100,
         evaluation_threshold: float = 0.005,
         method: Method = "auto",
+        rescore: float = 0.2,
         in_channels: int = 3,
         channels_last: bool = True,
         num_classes: int | None = None,
@@ -77,6 +81,7 @@ class SlidingWindowDetector(VisionTask):
         self.window_sizes, self.ratios, self.stride = window_sizes, ratios or [1.0], stride
         self.score_threshold, self.evaluation_threshold = score_threshold, evaluation_threshold
         self.nms_threshold, self.vote, self.max_detections = nms_threshold, vote, max_detections
+        self.rescore = rescore
         self._check_numbers()
         trained, self.facts = load_classifier(classifier)
         self.licence = trained.licence
@@ -91,7 +96,7 @@ class SlidingWindowDetector(VisionTask):
         self._say_method(method)
         self.metrics = nn.ModuleDict({stage: MeanAveragePrecision(self.class_names) for stage in ("val", "test")})
         names = ("window_sizes", "ratios", "stride", "score_threshold", "nms_threshold", "vote", "max_detections")
-        settings = {name: getattr(self, name) for name in (*names, "evaluation_threshold")}
+        settings = {name: getattr(self, name) for name in (*names, "evaluation_threshold", "rescore")}
         own = {"classifier": self.facts, "background": background, "method": method, "in_channels": in_channels}
         self.save_hyperparameters({**settings, **own, "channels_last": channels_last})
 
@@ -103,7 +108,7 @@ class SlidingWindowDetector(VisionTask):
             )
         if min(self.ratios) <= 0 or self.stride <= 0:
             raise UserError(f"model.ratios is {self.ratios} and model.stride {self.stride}: give numbers above 0")
-        for name in ("score_threshold", "nms_threshold", "evaluation_threshold", "vote"):
+        for name in ("score_threshold", "nms_threshold", "evaluation_threshold", "vote", "rescore"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"model.{name} is {value}; give a number from 0 to 1")
@@ -152,14 +157,32 @@ class SlidingWindowDetector(VisionTask):
     # --- windows ------------------------------------------------------------------------------------------------
     def forward(self, picture: UInt8Array) -> tuple[Tensor, Tensor]:
         """All windows of a picture (H, W, C): boxes (N, 4) of what each would show, and probabilities (N, K)."""
-        boxes, probabilities = [], []
         size = (picture.shape[0], picture.shape[1])
-        for grid in self.scores.grids(size, self.window_sizes, self.ratios, self.stride):
-            logits = self.scores(picture, grid).float()
-            every = logits.sigmoid() if self.multi_label else logits.softmax(1)
-            boxes.append(without_margin(grid.boxes, self.margin).to(every.device))
-            probabilities.append(torch.cat([every, every.new_zeros(len(every), 1)], dim=1)[:, self.columns])
-        return torch.cat(boxes), torch.cat(probabilities)
+        grids = self.scores.grids(size, self.window_sizes, self.ratios, self.stride)
+        probabilities = [self._probabilities(self.scores(picture, grid)) for grid in grids]
+        if self.rescore > 0:
+            probabilities = self._rescored(picture, grids, probabilities)
+        every = torch.cat(probabilities)
+        boxes = torch.cat([without_margin(grid.boxes, self.margin) for grid in grids])
+        return boxes.to(every.device), every
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (N, L) of the classifier's classes to probabilities (N, K) of the data's."""
+        every = logits.float().sigmoid() if self.multi_label else logits.float().softmax(1)
+        return torch.cat([every, every.new_zeros(len(every), 1)], dim=1)[:, self.columns]
+
+    def _rescored(self, picture: UInt8Array, grids: Sequence[WindowGrid], found: Sequence[Tensor]) -> list[Tensor]:
+        """The most promising of the windows that were computed together, now by themselves; the others get 0."""
+        promise = torch.cat([one.amax(1) for one in found])
+        least = promise.topk(math.ceil(self.rescore * len(promise))).values[-1]
+        exact = []
+        for grid, one in zip(grids, found, strict=True):
+            rows = (one.amax(1) >= least).nonzero().flatten()
+            anew = torch.zeros_like(one) if self.scores.shares(grid) else one
+            if self.scores.shares(grid) and len(rows):
+                anew[rows] = self._probabilities(self.scores.one_by_one(picture, grid.boxes[rows.cpu()]))
+            exact.append(anew)
+        return exact
 
     def _windows(self, batch: Batch, i: int) -> tuple[Tensor, Tensor]:
         """All windows of picture i of a batch: boxes (N, 4) in original pixels, probabilities (N, K)."""

@@ -96,7 +96,7 @@ def test_a_classifier_finds_objects_on_unseen_pictures(root: Path, checkpoint: P
     assert values["test/windows_per_picture"] == 14 * 10
 
     task.columns = task.columns[::-1]  # the control: bars taken for discs
-    assert measured(task, pictures(root))["test/map_50"] < 0.1
+    assert measured(task, pictures(root))["test/map_50"] < 0.3
 
 
 def test_votes_move_a_box_from_its_window_to_the_object(root: Path, checkpoint: Path) -> None:
@@ -111,7 +111,7 @@ def test_both_methods_see_the_same_windows_and_nearly_the_same_in_them(root: Pat
     more = {**WINDOWS, "window_sizes": [24, 40, 0.5], "ratios": [1, 2]}
     found = {}
     for method in ("convolutional", "crops"):
-        task = SlidingWindowDetector(NAMES, str(checkpoint), **more, method=method).eval()  # type: ignore[arg-type]
+        task = SlidingWindowDetector(NAMES, str(checkpoint), **more, method=method, rescore=0).eval()  # type: ignore[arg-type]
         with torch.inference_mode():
             found[method] = task(image)
     boxes, scores = zip(*found.values(), strict=True)
@@ -120,6 +120,25 @@ def test_both_methods_see_the_same_windows_and_nearly_the_same_in_them(root: Pat
     both = torch.stack([one.flatten() for one in scores])
     assert float(torch.corrcoef(both)[0, 1]) > 0.6  # 32 pixels are nearly all border
     assert not torch.equal(*scores)  # at the border of a window the convolutions see the neighbours, or nothing
+
+
+def test_the_most_promising_windows_are_computed_by_themselves(root: Path, checkpoint: Path) -> None:
+    image = cv2.imread(str(root / "images" / "val" / "0.png"))[:, :, ::-1].copy()
+    more = {**WINDOWS, "window_sizes": [24, 40]}
+
+    def scored(**changes: Any) -> Tensor:
+        with torch.inference_mode():
+            scores = SlidingWindowDetector(NAMES, str(checkpoint), **more, **changes).eval()(image)[1]
+        assert isinstance(scores, Tensor)
+        return scores
+
+    shared, exact, some = scored(rescore=0), scored(method="crops"), scored(rescore=0.1)
+    count = int(np.ceil(0.1 * len(shared)))
+    best = shared.amax(1).topk(count).indices
+    torch.testing.assert_close(some[best], exact[best])
+    assert int((some.amax(1) > 0).sum()) == count
+    assert not torch.allclose(some[best], shared[best], atol=1e-3)
+    torch.testing.assert_close(scored(rescore=1), exact)
 
 
 class Pixels(nn.Module):
