@@ -44,8 +44,11 @@ def data_key(dataset: VisionDataset, batch_size: int) -> str:
         fingerprint(dataset),
         (transform.image_size, transform.fit, transform.augmentation),
         (dataset.in_channels, dataset.depth, dataset.seed, batch_size),
+        *([jitter] if (jitter := _jitter(dataset)) else []),
     )
     digest.update(repr(facts).encode())
+    if dataset.index.boxes is not None:  # crops of the files
+        digest.update(dataset.index.boxes.tobytes())
     for own in transform.extra:
         digest.update(_all_of(own))
     return digest.hexdigest()
@@ -61,4 +64,10 @@ def _all_of(transform: Any) -> bytes:
 
 def is_random(dataset: VisionDataset) -> bool:
     """Whether a picture looks different from epoch to epoch."""
-    return dataset.seed is not None and bool(dataset.transform.augmentation is not None or dataset.transform.extra)
+    changes = dataset.transform.augmentation is not None or dataset.transform.extra or _jitter(dataset)
+    return dataset.seed is not None and bool(changes)
+
+
+def _jitter(dataset: VisionDataset) -> float:
+    """By how much the crops of a classification move in training."""
+    return float(getattr(dataset, "jitter", 0.0))

@@ -111,7 +111,7 @@ def _evidence(trainer: pl.Trainer, pl_module: pl.LightningModule, arrays: Arrays
         kind="multi_label" if "targets" in arrays else data.task,
         metric=task.monitor.partition("/")[2],
         class_names=list(task.class_names),
-        files=[data.index.files.text(i) for i in index.tolist()],
+        files=[data.name_of(i) for i in index.tolist()],
         labels=fingerprints(data.index, index.tolist()),
         arrays=chosen(arrays, first.astype(np.int64)),
         facts=facts,

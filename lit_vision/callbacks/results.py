@@ -9,7 +9,6 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import distributed
 
 from lit_vision.data.base import VisionDataModule
-from lit_vision.data.decode import read_image
 from lit_vision.results import Results, licence_note, result_names
 
 
@@ -43,8 +42,7 @@ class PredictionFiles(pl.Callback):
         data = _datamodule(trainer)
         for i, prediction in _from_all(trainer, batch["index"].tolist(), outputs):
             if i >= 0 and self._results is not None:  # below 0: it only fills up a process's share
-                image = read_image(data.index.path(i), data.in_channels, data.depth)
-                self._results.write(data.index.path(i), self._names[i], image, prediction)
+                self._results.write(data.index.path(i), self._names[i], data.picture_of(i), prediction)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the files and says where they are."""

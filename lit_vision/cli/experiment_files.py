@@ -10,6 +10,9 @@ from lit_vision.errors import UserError
 
 Configs = Mapping[Path, dict[str, Any]]
 
+# Paths that are looked for beside the experiment, too.
+LOCATED = (("data", "root"), ("model", "weights"), ("model", "architecture"), ("model", "classifier"))
+
 
 def config_paths(args: Sequence[str]) -> list[Path]:
     """The files given as -c FILE, --config FILE or --config=FILE, in order.

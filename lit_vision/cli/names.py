@@ -8,6 +8,7 @@ TASKS: dict[str, str] = {
     "SemanticSegmenter": "lit_vision.tasks.segmentation",
     "InstanceSegmenter": "lit_vision.tasks.instances",
     "YOLODetector": "lit_vision.tasks.detection",
+    "SlidingWindowDetector": "lit_vision.tasks.windows",
 }
 DATA_MODULES: dict[str, str] = {
     "ClassificationDataModule": "lit_vision.data.classification",

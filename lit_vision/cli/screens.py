@@ -72,6 +72,7 @@ model: what is trained                         data: what it is trained on
   SemanticSegmenter   a class per pixel          SegmentationDataModule    masks, COCO
   InstanceSegmenter   touching objects           InstanceDataModule        label maps, masks per object, COCO
   YOLODetector        boxes                      DetectionDataModule       COCO, VOC, YOLO
+  SlidingWindowDetector  boxes by a trained classifier; nothing to fit
 
 Most used:
   -c FILE                         an experiment; several are merged, the last wins

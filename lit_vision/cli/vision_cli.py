@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from lit_vision.callbacks.boundaries import all_end
 from lit_vision.callbacks.save_run import SaveRun
 from lit_vision.callbacks.stopping import stopped_before_training
-from lit_vision.cli import experiment_files
+from lit_vision.cli import experiment_files, untrained
 from lit_vision.cli.channels import ChannelLink
 from lit_vision.cli.names import CALLBACKS, DATA_MODULES, TASKS, TRAINING
 from lit_vision.cli.parser import ShortErrorParser, translated
@@ -119,10 +119,11 @@ class VisionCLI(LightningCLI):
         self._say_dropped(configs)
         self.channels.read(args, configs, self.options.model.get("init_args", {}))
         self.given_classes = self.options.model.get("init_args", {}).get("class_names")
-        for section, name in (("data", "root"), ("model", "weights"), ("model", "architecture")):
+        for section, name in experiment_files.LOCATED:
             arguments = self.options[section].get("init_args", {})
             if isinstance(arguments.get(name), str):
                 arguments[name] = experiment_files.locate(arguments[name], configs, section, name)
+        untrained.find_classifier(self.options.model.get("init_args", {}))
 
     def _say_dropped(self, configs: experiment_files.Configs) -> None:
         for section in ("model", "data"):
@@ -142,7 +143,8 @@ class VisionCLI(LightningCLI):
         stem = self.paths[0].stem if self.paths else _short(options.model.class_path)
         experiment = options.experiment or stem
         runs, run_dir = Path(options.runs), Path(options.run_dir) if options.run_dir else None
-        which = options.get("ckpt_path") or (None if command == "fit" else "best")
+        self.trains = untrained.trains(options.model.class_path, command, options.get("ckpt_path"))
+        which = options.get("ckpt_path") or (None if command == "fit" or not self.trains else "best")
         checkpoint = None
         if options.resume:
             run = self._resumed(runs, experiment, run_dir)
@@ -278,6 +280,8 @@ class VisionCLI(LightningCLI):
 
     def _write_metrics(self) -> None:
         self.after_fit()
+        if not self.trains:
+            untrained.save(self.trainer, self.folder.checkpoints / "best.ckpt")
         if self.trainer.is_global_zero:
             path = self.folder.path / str(self.subcommand) / "metrics.json"
             path.parent.mkdir(parents=True, exist_ok=True)

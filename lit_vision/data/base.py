@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lit_vision.data.augmentation import Augmentation
 from lit_vision.data.check import check
 from lit_vision.data.dataset import Collate, VisionDataset
-from lit_vision.data.decode import Depth
+from lit_vision.data.decode import Depth, read_image
 from lit_vision.data.formats import read
 from lit_vision.data.index import Index
 from lit_vision.data.loader import EpochLoader, start_worker
@@ -22,7 +22,7 @@ from lit_vision.data.sampler import EpochSampler
 from lit_vision.data.splits import split
 from lit_vision.data.transforms import Fit, Transform
 from lit_vision.errors import DataError, UserError
-from lit_vision.types import Sample, Split
+from lit_vision.types import Sample, Split, UInt8Array
 
 NATIVE_MULTIPLE = 32  # the deepest stride of the encoders in use
 
@@ -124,6 +124,14 @@ class VisionDataModule(pl.LightningDataModule):
     def read(self) -> Index:
         """The data set's annotations as its reader gives them."""
         return read(self.root, self.format, **self.options)
+
+    def name_of(self, i: int) -> str:
+        """What picture i of the index is called in lists; no two have the same name."""
+        return self.index.files.text(i)
+
+    def picture_of(self, i: int) -> UInt8Array:
+        """(H, W, C) uint8: picture i of the index as it is on disk."""
+        return read_image(self.index.path(i), self.in_channels, self.depth)
 
     @property
     def class_names(self) -> list[str]:

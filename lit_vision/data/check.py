@@ -15,7 +15,7 @@ from lit_vision.types import SPLITS, BoolArray, Int32Array
 
 Task = Literal["classification", "segmentation", "instances", "detection"]
 _NEEDS = {
-    "classification": "labels of whole images (formats folder and csv)",
+    "classification": "labels of whole images (formats folder and csv) or boxes (formats coco, voc and yolo)",
     "detection": "boxes (formats coco, voc and yolo; `lit-vision convert --to coco` makes them from label maps)",
     "segmentation": "class masks (format masks) or outlines of objects (formats coco, yolo and labelmaps)",
     "instances": "outlines of objects (formats labelmaps, coco and yolo)",
@@ -96,7 +96,7 @@ def _misfits(index: Index, task: Task) -> Iterator[str]:
     """What the task needs and the index lacks."""
     outlined = index.segment_kinds is not None and bool((index.segment_kinds != NO_SEGMENT).any())
     fits = {
-        "classification": index.boxes is None and index.segments is None and index.mask_kind == "none",
+        "classification": index.boxes is not None or (index.segments is None and index.mask_kind == "none"),
         "detection": index.boxes is not None,
         "segmentation": index.mask_kind != "none" or outlined,
         "instances": index.mask_kind == "instances" or outlined,

@@ -1,32 +1,69 @@
 """Pictures with one label each, or with several: the data module of TransferClassifier."""
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 
 from lit_vision.data.base import VisionDataModule
 from lit_vision.data.check import class_problems
+from lit_vision.data.crops import BACKGROUND, ObjectCrops, crop_names, crops_of, jittered, whole_pixels
 from lit_vision.data.dataset import VisionDataset
+from lit_vision.data.geometry import translation
 from lit_vision.data.index import Index
-from lit_vision.errors import DataError
+from lit_vision.errors import DataError, UserError
 from lit_vision.types import Int64Array, Sample, UInt8Array
 
 
 class ClassificationDataset(VisionDataset):
-    """Pictures with `label`: () int64, or (K,) float32 of 0 and 1 where the index has several labels."""
+    """Pictures with `label`: () int64, or (K,) float32 of 0 and 1 where the index has several labels.
+
+    Where the index has boxes, a picture is what its box shows of its file; `frame` and `size` are those of the file.
+
+    Args:
+        jitter: share by which boxes move in training, see `ObjectCrops`.
+        settings: those of `VisionDataset`.
+    """
+
+    def __init__(self, *, jitter: float = 0.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.jitter = jitter
+        self._last: tuple[str, UInt8Array] | None = None  # of crops, neighbours are often of one file
+
+    def read(self, i: int) -> UInt8Array:
+        """(H, W, C): the file of picture i of the index."""
+        if self.index.boxes is None:
+            return super().read(i)
+        file = self.index.files.text(i)
+        if self._last is None or self._last[0] != file:
+            self._last = (file, super().read(i))
+        return self._last[1]
 
     def labelled(self, i: int, image: UInt8Array, rng: np.random.Generator | None) -> Sample:
         """The transformed picture i with its label."""
-        warped = self.transform(image, rng=rng)
+        x1, y1, x2, y2 = self._region(i, image, rng)
+        warped = self.transform(np.ascontiguousarray(image[y1:y2, x1:x2]), rng=rng)
         labels = self.index.labels[self.index.span(i)]
+        frame = np.vstack([warped.frame, [0, 0, 1]]) @ translation(-x1, -y1)
         return {
             "image": warped.image,
             "index": i,
-            "frame": torch.as_tensor(warped.frame),
+            "frame": torch.from_numpy(frame[:2].astype(np.float32)),
             "size": torch.tensor(image.shape[:2]),
             "label": self._label(labels.tolist()),
         }
+
+    def _region(self, i: int, image: UInt8Array, rng: np.random.Generator | None) -> tuple[int, ...]:
+        """x1, y1, x2, y2 of what is shown of a file."""
+        size = (image.shape[0], image.shape[1])
+        if self.index.boxes is None:
+            return 0, 0, size[1], size[0]
+        box = self.index.boxes[i]
+        if rng is not None and self.jitter:
+            box = jittered(box, self.jitter, rng)
+        return tuple(int(edge) for edge in whole_pixels(box, size))
 
     def labels_of(self, images: Int64Array) -> torch.Tensor:
         """`label` of some images of the index: (B,) int64, or (B, K) float32."""
@@ -43,20 +80,80 @@ class ClassificationDataset(VisionDataset):
 
 
 class ClassificationDataModule(VisionDataModule):
-    """Pictures in a folder per class, or listed with their labels in a CSV file; see docs/classification.md."""
+    """Pictures in a folder per class, listed with their labels in a CSV file, or objects cut out of larger pictures.
+
+    See docs/classification.md.
+
+    Args:
+        root: folder of the data set, see `VisionDataModule`.
+        crops: how the objects of a data set with boxes (COCO, Pascal VOC, YOLO) become pictures; null = as
+            `ObjectCrops` does by itself.
+        settings: those of `VisionDataModule`.
+    """
 
     task = "classification"
+
+    def __init__(self, root: str, crops: ObjectCrops | None = None, **settings: Any) -> None:
+        super().__init__(root, **settings)
+        self.crops = crops
+
+    @cached_property
+    def index(self) -> Index:
+        """Pictures with labels and splits; crops are made after the split, so that a picture's are all in one."""
+        index: Index = super().index
+        if index.boxes is None:
+            return index
+        found = crops_of(index, self.crops or ObjectCrops(), self.seed)
+        rank_zero_info(found.notes[-1])
+        return found
 
     def read(self) -> Index:
         """As for all tasks; then the classes are looked at, before splits are drawn that could not hold them.
 
         Raises:
             DataError: there is one class only, or fewer pictures than classes.
+            UserError: crops are set for pictures that have no boxes.
         """
         index = super().read()
-        if problems := class_problems(index, self.missing_classes):
+        if index.boxes is None:
+            if self.crops is not None:
+                raise UserError(
+                    f"data.crops is set, but {self.root}, read as {index.format}, has no boxes: leave it out"
+                )
+            problems = class_problems(index, self.missing_classes)
+        else:
+            problems = self._problems_of_crops(index)
+        if problems:
             raise DataError([*index.problems, *problems])
         return index
+
+    def _problems_of_crops(self, index: Index) -> list[str]:
+        background = (self.crops or ObjectCrops()).background
+        if len(index.class_names) > 1 or background:
+            return []
+        return [f"{self.root} has one class only: set data.crops.background to tell it from the {BACKGROUND}."]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """As for all tasks; of crops, the margin too."""
+        margin = {} if self.index.boxes is None else {"margin": (self.crops or ObjectCrops()).margin}
+        return {**super().preprocessing, **margin}
+
+    @cached_property
+    def _crop_names(self) -> list[str]:
+        return crop_names(self.index)
+
+    def name_of(self, i: int) -> str:
+        """A picture's own name: its file, and for crops the number of the crop in it."""
+        return super().name_of(i) if self.index.boxes is None else self._crop_names[i]
+
+    def picture_of(self, i: int) -> UInt8Array:
+        """(H, W, C) uint8: picture i, or what its box shows of it."""
+        image = super().picture_of(i)
+        if self.index.boxes is None:
+            return image
+        x1, y1, x2, y2 = self.index.boxes[i].astype(int).tolist()
+        return image[y1:y2, x1:x2]
 
     @property
     def multi_label(self) -> bool:
@@ -72,4 +169,6 @@ class ClassificationDataModule(VisionDataModule):
 
     def make_dataset(self, **settings: Any) -> VisionDataset:
         """The pictures of a split with their labels."""
-        return ClassificationDataset(self.index, in_channels=self.in_channels, depth=self.depth, **settings)
+        jitter = (self.crops or ObjectCrops()).jitter
+        channels = {"in_channels": self.in_channels, "depth": self.depth}
+        return ClassificationDataset(index=self.index, jitter=jitter, **channels, **settings)

@@ -54,11 +54,15 @@ class VisionDataset(Dataset[Sample]):
         epoch, position = key if isinstance(key, tuple) else (0, key)
         i = int(self.positions[position])
         rng = None if self.seed is None else np.random.default_rng((self.seed, max(epoch, 0), i))
-        image = read_image(self.index.path(i), self.in_channels, self.depth)
+        image = self.read(i)
         sample = self.labelled(i, image, rng)
         sample["index"] = -1 if epoch == PADDING_EPOCH else i
         sample["size"] = torch.tensor(image.shape[:2])
         return sample
+
+    def read(self, i: int) -> UInt8Array:
+        """(H, W, C): the file of image i of the index."""
+        return read_image(self.index.path(i), self.in_channels, self.depth)
 
     def labelled(self, i: int, image: UInt8Array, rng: np.random.Generator | None) -> Sample:
         """The transformed image i with its labels and frame; the caller adds index and size."""

@@ -157,6 +157,19 @@ def find_checkpoint(which: str, runs: Path, experiment: str, run_dir: Path | Non
     raise UserError(f"--ckpt_path {which}: there is no checkpoint in {place}; run `lit-vision fit` first")
 
 
+def best_of(place: str) -> Path:
+    """The checkpoint that a file, a run folder, or the folder of an experiment's runs means: best.ckpt, the newest.
+
+    Raises:
+        UserError: it is a folder, and no run in it has come to a checkpoint.
+    """
+    path = Path(os.path.expandvars(place)).expanduser()
+    if not path.is_dir():
+        return path
+    own = path if (path / "checkpoints").is_dir() else None
+    return find_checkpoint("best", path.parent, path.name, own)
+
+
 def newest_first(folder: Path) -> Iterator[Path]:
     """Run folders of an experiment, the newest first."""
     if folder.is_dir():

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lit_vision.tasks.detection import YOLODetector as YOLODetector
     from lit_vision.tasks.instances import InstanceSegmenter as InstanceSegmenter
     from lit_vision.tasks.segmentation import SemanticSegmenter as SemanticSegmenter
+    from lit_vision.tasks.windows import SlidingWindowDetector as SlidingWindowDetector
 
 _HOMES = {
     "VisionTask": "base",
@@ -19,6 +20,7 @@ _HOMES = {
     "SemanticSegmenter": "segmentation",
     "InstanceSegmenter": "instances",
     "YOLODetector": "detection",
+    "SlidingWindowDetector": "windows",
 }
 __all__ = list(_HOMES)
 __getattr__ = lazy(__name__, _HOMES)

@@ -53,6 +53,7 @@ class VisionTask(pl.LightningModule):
     monitor_mode: ClassVar[str] = "min"
     # bf16-mixed becomes the default on processors that gain only where equal accuracy has been shown.
     bf16_shown: ClassVar[bool] = False
+    trains: ClassVar[bool] = True  # False: there is no fit, and validate, test and predict need no checkpoint
     licence: str | None = None  # of the weights that training started from, see networks/licences.py
 
     preprocess: Preprocess

@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def load_task(path: str | Path, **changes: Any) -> VisionTask:
         changes: arguments of the task to be set otherwise, such as thresholds.
     """
     checkpoint = read_checkpoint(path)
+    task = build_task(checkpoint, path, **changes)
+    task.on_load_checkpoint(checkpoint)
+    task.load_state_dict(checkpoint["state_dict"])
+    if task.channels_last:
+        as_channels_last(task)
+    return task.eval()
+
+
+def build_task(checkpoint: Mapping[str, Any], path: str | Path, **changes: Any) -> VisionTask:
+    """The task that a checkpoint describes, its weights not yet those of the checkpoint.
+
+    Args:
+        checkpoint: its `lit_vision` and `hyper_parameters`.
+        path: its file, for errors.
+        changes: arguments of the task to be set otherwise.
+    """
     module, _, name = checkpoint["lit_vision"]["class_path"].rpartition(".")
     try:
         task_class = getattr(importlib.import_module(module), name)
@@ -44,9 +61,5 @@ def load_task(path: str | Path, **changes: Any) -> VisionTask:
         raise UserError(f"checkpoint {path} is of {module}.{name}, which cannot be imported here") from error
     if not (isinstance(task_class, type) and issubclass(task_class, VisionTask)):
         raise UserError(f"checkpoint {path} names {module}.{name}, which is not a task of lit_vision")
-    task = task_class(**{**checkpoint["hyper_parameters"], **changes})
-    task.on_load_checkpoint(checkpoint)
-    task.load_state_dict(checkpoint["state_dict"])
-    if task.channels_last:
-        as_channels_last(task)
-    return task.eval()
+    task: VisionTask = task_class(**{**checkpoint["hyper_parameters"], **changes})
+    return task

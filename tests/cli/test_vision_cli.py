@@ -27,7 +27,7 @@ WRONG = [
     (
         "--model Tay",
         "model: unknown class 'Tay'; it can be TransferClassifier, SemanticSegmenter, InstanceSegmenter, "
-        "YOLODetector, or the full path of your own",
+        "YOLODetector, SlidingWindowDetector, or the full path of your own",
     ),
     ("--model TransferClassifer", "model: unknown class 'TransferClassifer'; did you mean 'TransferClassifier'?"),
     ("--data DetektionDataModule", "data: unknown class 'DetektionDataModule'; did you mean 'DetectionDataModule'?"),

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -175,7 +176,8 @@ def test_boxes_are_checked_once_sizes_are_known(tmp_path: Path) -> None:
 
 def test_a_format_that_lacks_what_the_task_needs(tmp_path: Path) -> None:
     assert "read as coco, does not hold what instances needs" in problems(read(coco(tmp_path)), "instances")[0]
-    assert "does not hold what classification needs" in problems(read(tmp_path), "classification")[0]
+    masks = replace(read(tmp_path), boxes=None, mask_kind="classes")  # boxes would do: their objects are cut out
+    assert "does not hold what classification needs" in problems(masks, "classification")[0]
     outlined = coco(tmp_path, segmentation=[[1, 1, 3, 1, 3, 3]])
     assert "1 of 2 objects have no outline, the first in images/val/1.png" in problems(read(outlined), "instances")[0]
 
