@@ -37,6 +37,8 @@ class Augmentation:
         noise: largest standard deviation of Gaussian noise, grey levels of 255.
         erase: probability of covering one rectangle with grey; labels stay as they are.
         erase_area: (smallest, largest) share of the input that it covers.
+        mosaic: probability that detection's training shows four pictures in one; all of the above applies to each.
+        mixup: probability that a training picture of detection, or a mosaic, is blended with another.
 
     Raises:
         UserError: a value is out of range; the message names it.
@@ -60,6 +62,8 @@ class Augmentation:
     noise: float = 0.0
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.02, 0.2)
+    mosaic: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         for name, highest in _HIGHEST.items():
@@ -88,6 +92,11 @@ class Augmentation:
             return 1 / (1 + self.scale), 1 + self.scale
         return self.scale
 
+    @property
+    def mixes(self) -> bool:
+        """Whether a sample can show more than one picture."""
+        return self.mosaic > 0 or self.mixup > 0
+
     def draw_frame(self, fit: Fit, size: Size, image_size: Size, rng: np.random.Generator) -> Matrix:
         """One random frame from a picture of `size` to the network input: turn and mirror, fit or crop, then the rest.
 
@@ -113,7 +122,7 @@ class Augmentation:
         return geometry.translation(x, y) @ geometry.about_centre(change, image_size)
 
 
-_PROBABILITIES = ("flip", "flip_vertical", "blur", "erase")
+_PROBABILITIES = ("flip", "flip_vertical", "blur", "erase", "mosaic", "mixup")
 _HIGHEST: dict[str, float] = {
     **dict.fromkeys(_PROBABILITIES, 1),
     **{"rotate": 180, "translate": 1, "shear": 60, "hue": 0.5, "noise": 255},

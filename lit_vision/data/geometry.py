@@ -59,11 +59,16 @@ def fit_frame(fit: Fit, size: Size, image_size: Size) -> Matrix:
         return np.eye(3)
     if fit == "stretch":
         return scaling(image_size[1] / size[1], image_size[0] / size[0])
-    ratios = (image_size[0] / size[0], image_size[1] / size[1])
-    scale = min(ratios) if fit == "letterbox" else max(ratios)
-    height, width = (max(1, round(side * scale)) for side in size)
+    height, width = fitted_size(fit, size, image_size)
     place = translation((image_size[1] - width) // 2, (image_size[0] - height) // 2)
     return place @ scaling(width / size[1], height / size[0])
+
+
+def fitted_size(fit: Fit, size: Size, image_size: Size) -> Size:
+    """Height and width of the whole picture once it is scaled by "letterbox" or by "crop"."""
+    ratios = (image_size[0] / size[0], image_size[1] / size[1])
+    scale = min(ratios) if fit == "letterbox" else max(ratios)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def about_centre(change: Matrix, size: Size) -> Matrix:

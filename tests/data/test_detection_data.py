@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lit_vision.data.detection import DetectionDataModule, place_boxes
+from lit_vision.data.detection import DetectionDataModule
+from lit_vision.data.detection_dataset import place_boxes
 from lit_vision.data.restore import restore_boxes
 from lit_vision.data.shapes import draw_shapes
 
