@@ -1,5 +1,6 @@
 """What may happen to a training picture: ranges a user sets, and one draw from them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -114,11 +115,13 @@ class Augmentation:
 
     def _draw_jitter(self, image_size: Size, rng: np.random.Generator) -> Matrix:
         """Rotation, slant and zoom about the centre, then a shift; the identity where all are off."""
-        low, high = np.log(self.scale_range)
-        zoom = float(np.exp(rng.uniform(low, high)))
-        angle, slant_x, slant_y = rng.uniform(-1, 1, 3) * [self.rotate, self.shear, self.shear]
-        x, y = rng.uniform(-self.translate, self.translate, 2) * image_size[::-1]
-        change = geometry.rotation(angle) @ geometry.shearing(slant_x, slant_y) @ geometry.scaling(zoom, zoom)
+        low, high = self.scale_range
+        zoom = math.exp(rng.uniform(math.log(low), math.log(high)))
+        angle, slant_x, slant_y = (rng.uniform(-most, most) for most in (self.rotate, self.shear, self.shear))
+        x, y = (rng.uniform(-self.translate, self.translate) * side for side in image_size[::-1])
+        change = geometry.scaling(zoom, zoom)
+        if self.rotate or self.shear:
+            change = geometry.rotation(angle) @ geometry.shearing(slant_x, slant_y) @ change
         return geometry.translation(x, y) @ geometry.about_centre(change, image_size)
 
 

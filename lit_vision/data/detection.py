@@ -1,7 +1,8 @@
 """Data for detection: how its training is composed, and what its evaluation shows."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ class DetectionDataModule(VisionDataModule):
     """Images with boxes, from COCO, Pascal VOC or YOLO files.
 
     Args:
-        root: folder of the data set, or its JSON or YAML file.
+        root: folder of the data set, or its JSON or YAML file; `~` and `$VARIABLES` are expanded.
+        format: "auto" recognises the layout and says so; see docs/data_formats.md.
         multi_scale: each training batch draws its size between [smallest, largest] factor on `image_size`, or between
             1 - s and 1 + s; null = always `image_size`.
         rect: validation and test pad each batch only as far as its pictures need, like shapes together.
@@ -38,6 +40,8 @@ class DetectionDataModule(VisionDataModule):
             epoch (repeat factor sampling); 0.001 in LVIS, more for fewer pictures, 0 = every picture once.
         cache_gib: GiB of decoded training pictures that stay in memory, per process and shared by its workers. Where
             all pictures fit, mosaics take their partners from all of them, else from the batch.
+        augmentation: "default", "mosaic" (the default with four pictures in one, always), "none", or an Augmentation
+            with your own ranges.
         kwargs: see `VisionDataModule`.
     """
 
@@ -48,15 +52,20 @@ class DetectionDataModule(VisionDataModule):
     def __init__(
         self,
         root: str,
+        format: str = "auto",
+        *,
         multi_scale: float | tuple[float, float] | None = None,
         rect: bool = False,
         stride: int = NATIVE_MULTIPLE,
         close_mosaic: float | None = None,
         repeat_threshold: float = 0.0,
         cache_gib: float = 1.0,
+        augmentation: Augmentation | Literal["default", "mosaic", "none"] = "default",
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, **kwargs)
+        if augmentation == "mosaic":
+            augmentation = replace(Augmentation.for_task("detection"), mosaic=1.0)
+        super().__init__(root, format, augmentation=augmentation, **kwargs)
         named = {"close_mosaic": close_mosaic or 0, "repeat_threshold": repeat_threshold, "cache_gib": cache_gib}
         for name, value in named.items():
             if value < 0:

@@ -91,12 +91,11 @@ def draw_mosaic(
     placed = []
     for size, (rows, columns) in zip(sizes, windows, strict=True):
         frame = augmentation.draw_frame(fit, size, image_size, rng)
-        box = geometry.warp_boxes(np.array([[0, 0, size[1], size[0]]]), frame)[0]
+        x1, y1, x2, y2 = geometry.outline(frame, size)
         if augmentation.crop_area is not None:  # what lies outside the crop is not to be seen
-            box = np.clip(box, 0, [width, height, width, height])
-        shares = rng.random(2)
-        shift_x = _shift(box[0], box[2], columns, columns.start > 0, shares[0])
-        shift_y = _shift(box[1], box[3], rows, rows.start > 0, shares[1])
+            x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
+        shift_x = _shift(x1, x2, columns, columns.start > 0, rng.random())
+        shift_y = _shift(y1, y2, rows, rows.start > 0, rng.random())
         placed.append((geometry.translation(shift_x, shift_y) @ frame, (rows, columns)))
     return placed
 

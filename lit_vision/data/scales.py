@@ -1,5 +1,6 @@
 """Sizes of the network's input: those that training draws from, and the smallest that shows a whole picture."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +24,9 @@ def training_sizes(image_size: Size, multi_scale: float | Sequence[float], strid
     Raises:
         UserError: the factors are no such numbers.
     """
-    low, high = _factors(multi_scale)
-    heights = range(max(1, round(image_size[0] * low / stride)), max(1, round(image_size[0] * high / stride)) + 1)
+    low, high = (image_size[0] * factor / stride for factor in _factors(multi_scale))
+    first = max(1, math.ceil(low))
+    heights = range(first, max(first, math.floor(high)) + 1)
     ratio = image_size[1] / image_size[0]
     return [(stride * h, stride * max(1, round(h * ratio))) for h in heights]
 
