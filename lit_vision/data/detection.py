@@ -122,7 +122,7 @@ class DetectionDataModule(VisionDataModule):
             rank_zero_info("mosaic stays on to the end: close_mosaic needs trainer.max_epochs or max_steps")
             return None
         closed = min(closing_epochs(self.close_mosaic, epochs), epochs)
-        rank_zero_info(f"mosaic and mixup are on in {epochs - closed} epochs, and off in the last {closed}")
+        rank_zero_info(f"of {epochs} epochs, the last {closed} are without mosaic and mixup")
         return epochs - closed
 
     def predict_dataloader(self) -> DataLoader[Sample]:

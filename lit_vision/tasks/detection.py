@@ -15,7 +15,7 @@ from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.yolo_choice import AnchorChoice, Architecture, create_yolo, darknet_slope
-from lit_vision.ops.anchors import arrange_anchors, cluster_anchors
+from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.ops.boxes import select_detections
 from lit_vision.ops.grid import Decoded
 from lit_vision.tasks.base import VisionTask
@@ -134,10 +134,15 @@ class YOLODetector(VisionTask):
         if sizes_of is None:
             raise UserError("`anchors: auto` needs a DetectionDataModule: give `anchors: paper` or a list")
         per_scale = self.network.anchors.shape[:2].numel()
-        anchors, overlap = cluster_anchors(sizes_of(), per_scale)
+        sizes = sizes_of()
+        anchors = refine_anchors(sizes, cluster_anchors(sizes, per_scale)[0])
+        fit = anchor_fit(sizes, anchors)
         self.network.anchors.copy_(arrange_anchors(anchors.tolist(), len(self.network.strides)))
         shown = ", ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors.tolist())
-        rank_zero_info(f"anchors clustered from the training boxes: {shown} (mean best IoU {overlap:.3f})")
+        rank_zero_info(
+            f"anchors clustered from the training boxes: {shown} (mean best IoU {fit.mean_iou:.3f}, "
+            f"above 0.5 for {fit.recall:.1%} of the boxes)"
+        )
 
     # --- steps --------------------------------------------------------------------------------------------------
     def forward(self, images: Tensor) -> list[Tensor]:
