@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-PICTURES, BATCH, SIDE = 64, 16, 416
+PICTURES, BATCH, SIDE = 320, 16, 416  # more pictures than ultralytics keeps between batches (8 batches)
 RANGES = {"flip": 0.5, "scale": 0.5, "translate": 0.1, "hue": 0.015, "saturation": 0.7, "brightness": 0.4}
 THEIRS = {"fliplr": 0.5, "scale": 0.5, "translate": 0.1, "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4}
 MIXES = {"alone": (0.0, 0.0), "mosaic": (1.0, 0.0), "mosaic + mixup": (1.0, 1.0)}
@@ -42,6 +42,11 @@ def draw(root: Path) -> Path:
     return root
 
 
+def numbered(batch: int) -> list[int]:
+    """Pictures of a batch, from one epoch to the next the same ones."""
+    return [(batch * BATCH + k) % PICTURES for k in range(BATCH)]
+
+
 def ours(root: Path) -> dict[str, Make]:
     import torch
 
@@ -56,7 +61,7 @@ def ours(root: Path) -> dict[str, Make]:
         settings = {"image_size": SIDE, "batch_size": BATCH, "num_workers": 0, "cache_gib": cache_gib}
         loader = DetectionDataModule(str(root), augmentation=augmentation, **settings).train_dataloader()
         make, collate = loader.dataset.__getitems__, loader.collate_fn
-        return lambda number: collate(make([Turn(number, (number + 4 * k) % PICTURES, 0, k) for k in range(BATCH)]))
+        return lambda number: collate(make([Turn(number, i, 0, k) for k, i in enumerate(numbered(number))]))
 
     ways = {name: way(*mix, 0.0) for name, mix in MIXES.items()}
     return ways | {f"{name}, pictures in memory": way(*mix, 1.0) for name, mix in MIXES.items()}
@@ -72,7 +77,7 @@ def ultralytics(root: Path) -> dict[str, Make]:
         names = {"names": {0: "a", 1: "b"}, "nc": 2, "channels": 3}
         images = str(root / "images" / "train")
         dataset = build_yolo_dataset(get_cfg(overrides=chosen), images, BATCH, names, mode="train")
-        return lambda number: dataset.collate_fn([dataset[(number + 4 * k) % PICTURES] for k in range(BATCH)])
+        return lambda number: dataset.collate_fn([dataset[i] for i in numbered(number)])
 
     return {name: way(*mix) for name, mix in MIXES.items()}
 
@@ -80,11 +85,12 @@ def ultralytics(root: Path) -> dict[str, Make]:
 def medians(ways: dict[str, Make], rounds: int) -> dict[str, float]:
     """Milliseconds of a sample in each way, taking turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 5):
+    warm = PICTURES // BATCH
+    for turn in range(rounds + warm):
         for name, make in ways.items():
             start = time.thread_time()
             make(turn)
-            if turn >= 5:  # the first ones warm up, and fill what is kept in memory
+            if turn >= warm:  # the first epoch fills what is kept in memory
                 seconds[name].append(time.thread_time() - start)
     return {name: 1000 * float(np.median(values)) / BATCH for name, values in seconds.items()}
 
