@@ -125,7 +125,7 @@ def largest_reduction(size: Size, transform: Transform, image_size: Size) -> flo
         return 1.0
     frame = fit_frame(transform.fit, size, image_size)
     zoom = 1.0 if augmentation is None else augmentation.scale_range[1]
-    return 1 / (zoom * max(frame[0, 0], frame[1, 1]))
+    return 1 / (zoom * float(max(frame[0, 0], frame[1, 1])))
 
 
 def expected_shapes(

@@ -1,7 +1,8 @@
 """Four pictures in one, and two pictures blended, with the objects of all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -102,10 +103,11 @@ def draw_mosaic(
 
 def _shift(low: float, high: float, window: slice, meets_low: bool, share: float) -> int:
     """Whole pixels by which low..high moves to fill a window, or to touch that end of it where the pictures meet."""
-    room = high - low - (window.stop - window.start)
+    to_start, to_stop = float(window.start - low), float(window.stop - high)
+    room = to_start - to_stop
     if room >= 0:
-        return round(window.start - low - share * room)
-    return round(window.start - low) if meets_low else round(window.stop - high)
+        return round(to_start - share * room)
+    return round(to_start if meets_low else to_stop)
 
 
 def _place(
@@ -129,8 +131,8 @@ def _place(
 
 def kept_crowds(boxes: FloatArray, keep: BoolArray, crowd: BoolArray, transform: Transform) -> BoolArray:
     """(N,) what to keep: of a crowd region whatever is left, since the objects in it are no background."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return keep | (crowd & (sides.min(axis=1, initial=np.inf) >= transform.min_side))
+    visible: BoolArray = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= transform.min_side
+    return keep | (crowd & visible)
 
 
 def _join(pixels: UInt8Array, parts: Sequence[Picture]) -> Picture:
@@ -149,5 +151,5 @@ def blend(one: Picture, other: Picture, rng: np.random.Generator) -> Picture:
     there the loss weighs each object by its picture's share, here both shares stay near one half instead.
     """
     share = float(rng.beta(BLEND, BLEND))
-    pixels = cv2.addWeighted(one.pixels, share, other.pixels, 1 - share, 0.0)
-    return replace(_join(one.pixels, (one, other)), pixels=pixels.reshape(one.pixels.shape))
+    pixels: Any = cv2.addWeighted(one.pixels, share, other.pixels, 1 - share, 0.0)
+    return _join(pixels.reshape(one.pixels.shape), (one, other))
