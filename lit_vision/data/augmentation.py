@@ -1,5 +1,6 @@
 """What may happen to a training picture: ranges a user sets, and one draw from them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,6 +38,8 @@ class Augmentation:
         noise: largest standard deviation of Gaussian noise, grey levels of 255.
         erase: probability of covering one rectangle with grey; labels stay as they are.
         erase_area: (smallest, largest) share of the input that it covers.
+        mosaic: probability that detection's training shows four pictures in one; all of the above applies to each.
+        mixup: probability that a training picture of detection, or a mosaic, is blended with another.
 
     Raises:
         UserError: a value is out of range; the message names it.
@@ -60,6 +63,8 @@ class Augmentation:
     noise: float = 0.0
     erase: float = 0.0
     erase_area: tuple[float, float] = (0.02, 0.2)
+    mosaic: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         for name, highest in _HIGHEST.items():
@@ -88,6 +93,11 @@ class Augmentation:
             return 1 / (1 + self.scale), 1 + self.scale
         return self.scale
 
+    @property
+    def mixes(self) -> bool:
+        """Whether a sample can show more than one picture."""
+        return self.mosaic > 0 or self.mixup > 0
+
     def draw_frame(
         self, fit: Fit, size: Size, image_size: Size, rng: np.random.Generator, focus: tuple[float, float] | None = None
     ) -> Matrix:
@@ -109,15 +119,17 @@ class Augmentation:
 
     def _draw_jitter(self, image_size: Size, rng: np.random.Generator) -> Matrix:
         """Rotation, slant and zoom about the centre, then a shift; the identity where all are off."""
-        low, high = np.log(self.scale_range)
-        zoom = float(np.exp(rng.uniform(low, high)))
-        angle, slant_x, slant_y = rng.uniform(-1, 1, 3) * [self.rotate, self.shear, self.shear]
-        x, y = rng.uniform(-self.translate, self.translate, 2) * image_size[::-1]
-        change = geometry.rotation(angle) @ geometry.shearing(slant_x, slant_y) @ geometry.scaling(zoom, zoom)
+        low, high = self.scale_range
+        zoom = math.exp(rng.uniform(math.log(low), math.log(high)))
+        angle, slant_x, slant_y = (rng.uniform(-most, most) for most in (self.rotate, self.shear, self.shear))
+        x, y = (rng.uniform(-self.translate, self.translate) * side for side in image_size[::-1])
+        change = geometry.scaling(zoom, zoom)
+        if self.rotate or self.shear:
+            change = geometry.rotation(angle) @ geometry.shearing(slant_x, slant_y) @ change
         return geometry.translation(x, y) @ geometry.about_centre(change, image_size)
 
 
-_PROBABILITIES = ("flip", "flip_vertical", "blur", "erase")
+_PROBABILITIES = ("flip", "flip_vertical", "blur", "erase", "mosaic", "mixup")
 _HIGHEST: dict[str, float] = {
     **dict.fromkeys(_PROBABILITIES, 1),
     **{"rotate": 180, "translate": 1, "shear": 60, "hue": 0.5, "noise": 255},

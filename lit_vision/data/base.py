@@ -58,6 +58,8 @@ class VisionDataModule(pl.LightningDataModule):
 
     task: ClassVar[Literal["classification", "segmentation", "instances", "detection"]]
     listed: ClassVar[Sequence[str]] = ()
+    mixes: ClassVar[bool] = False  # whether the task has mosaics and blends of pictures with boxes
+    padded_multiple: int = NATIVE_MULTIPLE
 
     def __init__(
         self,
@@ -89,6 +91,8 @@ class VisionDataModule(pl.LightningDataModule):
         self.fit, self.in_channels, self.depth = fit, in_channels, depth
         self.batch_size, self.num_workers = batch_size, default_workers() if num_workers is None else num_workers
         self.augmentation = Augmentation.for_task(self.task) if augmentation == "default" else augmentation
+        if isinstance(self.augmentation, Augmentation) and self.augmentation.mixes and not self.mixes:
+            raise UserError(f"augmentation.mosaic and augmentation.mixup are for detection, not for {self.task}")
         self.transforms = transforms or []
         self.division: dict[str, Any] = {
             "val_fraction": val_fraction,
@@ -165,8 +169,12 @@ class VisionDataModule(pl.LightningDataModule):
             raise DataError([f"{self.root} has no {split} split: set data.val_fraction (such as 0.2) or split_files"])
         augmentation = self._augmentation() if augmented else None
         extra = self.transforms if augmented else []
-        transform = Transform(self.image_size, self.fit, augmentation, extra)
+        transform = self.make_transform(augmentation, extra)
         return self.make_dataset(positions=positions, transform=transform, seed=self.seed if augmented else None)
+
+    def make_transform(self, augmentation: Augmentation | None, extra: Sequence[Callable[..., Any]]) -> Transform:
+        """The way from a picture to the network's input."""
+        return Transform(self.image_size, self.fit, augmentation, extra)
 
     def _augmentation(self) -> Augmentation | None:
         if isinstance(self.augmentation, Augmentation):
@@ -201,8 +209,8 @@ class VisionDataModule(pl.LightningDataModule):
             raise UserError(
                 f"{self.root}: a split of {len(dataset)} pictures for {world_size} processes; use fewer processes"
             )
-        sampler = EpochSampler(len(dataset), self.seed, shuffle, rank, world_size)
-        native = self.fit == "native" and not shuffle
+        sampler = self.make_sampler(dataset, shuffle, rank, world_size)
+        padded = (self.fit == "native" or dataset.transform.rect) and not shuffle
         return EpochLoader(
             dataset,
             done=self._batches_done if shuffle else lambda: 0,
@@ -212,9 +220,13 @@ class VisionDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0 and shuffle,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             drop_last=shuffle and len(sampler) >= self.batch_size,  # a batch of one breaks batch normalisation
-            collate_fn=Collate(self.listed, NATIVE_MULTIPLE if native else 1),
+            collate_fn=Collate(self.listed, self.padded_multiple if padded else 1),
             worker_init_fn=start_worker,
         )
+
+    def make_sampler(self, dataset: VisionDataset, shuffle: bool, rank: int, world_size: int) -> EpochSampler:
+        """The order of a split's images."""
+        return EpochSampler(len(dataset), self.seed, shuffle, rank, world_size)
 
     def _batches_done(self) -> int:
         """Training batches of the current epoch that a run which was cut in it has had before."""

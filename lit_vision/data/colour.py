@@ -34,8 +34,11 @@ def change_colors(pixels: UInt8Array, augmentation: Augmentation, rng: np.random
 def _shift_hue_and_saturation(pixels: UInt8Array, augmentation: Augmentation, rng: np.random.Generator) -> UInt8Array:
     shift = rng.uniform(-augmentation.hue, augmentation.hue) * 180  # OpenCV's hue circle has 180 steps
     gain = 1 + rng.uniform(-augmentation.saturation, augmentation.saturation)
-    tables = np.stack([np.rint(_LEVELS + shift) % 180, np.clip(np.rint(_LEVELS * gain), 0, 255), _LEVELS], axis=1)
-    hsv = _look_up(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV), tables.astype(np.uint8))
+    hues = (np.rint(_LEVELS + shift) % 180).astype(np.uint8)
+    saturations = np.clip(np.rint(_LEVELS * gain), 0, 255).astype(np.uint8)
+    # Planes by themselves are looked up in half the time that one table of three columns takes.
+    hue, saturation, value = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV))
+    hsv = cv2.merge((cv2.LUT(hue, hues), cv2.LUT(saturation, saturations), value))
     return _uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 

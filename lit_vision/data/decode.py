@@ -34,6 +34,11 @@ cv2.utils.logging.setLogLevel(
     cv2.utils.logging.LOG_LEVEL_SILENT
 )  # what OpenCV writes to stderr names no file; the errors raised here do
 
+_REDUCED = {  # what makes OpenCV decode a JPEG at a half, a quarter or an eighth, in the order that COLOR_RGB adds
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 _FROM_BGR = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
 # (transpose first, then OpenCV's flip code) that brings a stored picture upright, by EXIF orientation
 _UPRIGHT: dict[int, tuple[bool, int | None]] = {
@@ -61,21 +66,45 @@ def read_image(path: Path, channels: int = 3, depth: Depth = "full") -> UInt8Arr
     Raises:
         UserError: the file is missing, damaged, not an image, or its bands or depth do not fit.
     """
+    return read_reduced(path, channels, depth, 1)[0]
+
+
+def read_reduced(path: Path, channels: int, depth: Depth, most: float) -> tuple[UInt8Array, int]:
+    """Pixels of an image file, at a fraction of its detail where that spares most of the decoding.
+
+    RGB JPEGs can be decoded at a half, a quarter or an eighth, each pixel the mean of a square. That is done only where
+    both sides divide by it, so that the edges stay where they are.
+
+    Args:
+        path: the file.
+        channels: as for `read_image`.
+        depth: as for `read_image`.
+        most: the largest reduction that is wanted.
+
+    Returns:
+        (H / factor, W / factor, channels) uint8, and the factor: 1, 2, 4 or 8.
+
+    Raises:
+        UserError: as for `read_image`.
+    """
     data = read_bytes(path)
     kind = file_kind(data[:64], path)
     require_whole(data, kind, path)
+    factor = 1
     if kind == "tiff":
         tiff = read_tiff_header(data, path)
         values, upright = decode_tiff(data, tiff, path)
         alpha, orientation = tiff.alpha, 1 if upright else tiff.orientation
     else:
         header = open_header(data, path)
-        values, alpha = _decode(data, header, channels, path)
+        factor = _reduction(header, channels, most)
+        values, alpha = _decode(data, header, channels, path, factor)
+        factor = factor if values.shape[1] < header.size[0] else 1  # Pillow, where OpenCV fails, decodes all
         orientation = exif_orientation(header)
     pixels = to_uint8(to_channels(values, alpha, channels, path), depth, path)
     if channels == 1 and pixels.shape[2] == 3:
         pixels = to_grey(pixels)
-    return turn_upright(np.ascontiguousarray(pixels), orientation)
+    return turn_upright(np.ascontiguousarray(pixels), orientation), factor
 
 
 def turn_upright(pixels: UInt8Array, orientation: int) -> UInt8Array:
@@ -89,12 +118,25 @@ def turn_upright(pixels: UInt8Array, orientation: int) -> UInt8Array:
     return cast(UInt8Array, upright if upright.ndim == 3 else upright[:, :, None])
 
 
-def _decode(data: bytes, header: Image.Image, channels: int, path: Path) -> tuple[npt.NDArray[Any], bool]:
+def _is_ordinary(header: Image.Image, channels: int) -> bool:
+    return header.format in ("JPEG", "MPO") and header.mode == "RGB" and channels == 3
+
+
+def _reduction(header: Image.Image, channels: int, most: float) -> int:
+    """The largest possible one of 1, 2, 4 and 8 up to `most`."""
+    if not _is_ordinary(header, channels):
+        return 1
+    fitting = [k for k in _REDUCED if k <= most and header.size[0] % k == 0 and header.size[1] % k == 0]
+    return max(fitting, default=1)
+
+
+def _decode(data: bytes, header: Image.Image, channels: int, path: Path, factor: int) -> tuple[npt.NDArray[Any], bool]:
     """Values (H, W, B) in the stored depth, RGB order, not yet upright; whether the last band is opacity."""
     if header.format == "GIF" or header.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
         return _with_pillow(data, path)
-    ordinary = header.format in ("JPEG", "MPO") and header.mode == "RGB" and channels == 3
+    ordinary = _is_ordinary(header, channels)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION if ordinary else cv2.IMREAD_UNCHANGED
+    flags |= _REDUCED.get(factor, 0)
     buffer = _without_profile(data) if header.format == "PNG" and "icc_profile" in header.info else data
     try:
         values = cv2.imdecode(np.frombuffer(buffer, np.uint8), flags)

@@ -1,5 +1,6 @@
 """Affine frames: 3 x 3 matrices on edge coordinates, where pixel (0, 0) covers 0..1 and its centre lies at 0.5."""
 
+import math
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -24,13 +25,13 @@ def scaling(x: float, y: float) -> Matrix:
 
 def rotation(degrees: float) -> Matrix:
     """Turns clockwise, as seen on the screen, about (0, 0)."""
-    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float64)
 
 
 def shearing(x: float, y: float) -> Matrix:
     """Slants about (0, 0) by angles in degrees: x moves rows sideways, y moves columns up and down."""
-    return np.array([[1, np.tan(np.deg2rad(x)), 0], [np.tan(np.deg2rad(y)), 1, 0], [0, 0, 1]], np.float64)
+    return np.array([[1, math.tan(math.radians(x)), 0], [math.tan(math.radians(y)), 1, 0], [0, 0, 1]], np.float64)
 
 
 def turning(quarters: int, size: Size) -> tuple[Matrix, Size]:
@@ -59,11 +60,16 @@ def fit_frame(fit: Fit, size: Size, image_size: Size) -> Matrix:
         return np.eye(3)
     if fit == "stretch":
         return scaling(image_size[1] / size[1], image_size[0] / size[0])
-    ratios = (image_size[0] / size[0], image_size[1] / size[1])
-    scale = min(ratios) if fit == "letterbox" else max(ratios)
-    height, width = (max(1, round(side * scale)) for side in size)
+    height, width = fitted_size(fit, size, image_size)
     place = translation((image_size[1] - width) // 2, (image_size[0] - height) // 2)
     return place @ scaling(width / size[1], height / size[0])
+
+
+def fitted_size(fit: Fit, size: Size, image_size: Size) -> Size:
+    """Height and width of the whole picture once it is scaled by "letterbox" or by "crop"."""
+    ratios = (image_size[0] / size[0], image_size[1] / size[1])
+    scale = min(ratios) if fit == "letterbox" else max(ratios)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def about_centre(change: Matrix, size: Size) -> Matrix:
@@ -88,16 +94,40 @@ def warp_boxes(boxes: npt.NDArray[Any], frame: npt.NDArray[Any]) -> npt.NDArray[
     return np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
 
 
+def inverse(frame: npt.NDArray[Any]) -> Matrix:
+    """The way back. (numpy's takes several times as long for a matrix of this size.)"""
+    (a, b, x), (c, d, y) = frame[:2].tolist()
+    scale = 1 / (a * d - b * c)
+    a, b, c, d = d * scale, -b * scale, -c * scale, a * scale
+    return np.array([[a, b, -a * x - b * y], [c, d, -c * x - d * y], [0, 0, 1]], np.float64)
+
+
+def outline(frame: npt.NDArray[Any], size: Size) -> tuple[float, float, float, float]:
+    """The upright box (x1, y1, x2, y2) round a whole picture of `size` under a frame."""
+    (a, b, x), (c, d, y) = frame[:2].tolist()
+    height, width = size
+    across_x, across_y, down_x, down_y = a * width, c * width, b * height, d * height
+    return (
+        x + min(across_x, 0.0) + min(down_x, 0.0),
+        y + min(across_y, 0.0) + min(down_y, 0.0),
+        x + max(across_x, 0.0) + max(down_x, 0.0),
+        y + max(across_y, 0.0) + max(down_y, 0.0),
+    )
+
+
 def visible_rectangle(frame: npt.NDArray[Any], size: Size, image_size: Size) -> tuple[slice, slice]:
     """Rows and columns of the output in which pixels of a picture of `size` can lie; empty slices if in none.
 
     A pixel counts by its centre.
     """
-    box = warp_boxes(np.array([[0, 0, size[1], size[0]]]), frame)[0]
-    x1, y1, x2, y2 = (int(edge) for edge in np.ceil(box - 0.5 - 1e-6))
-    rows = slice(min(max(y1, 0), image_size[0]), min(max(y2, 0), image_size[0]))
-    columns = slice(min(max(x1, 0), image_size[1]), min(max(x2, 0), image_size[1]))
-    return rows, columns
+    x1, y1, x2, y2 = outline(frame, size)
+    return _pixels(y1, y2, image_size[0]), _pixels(x1, x2, image_size[1])
+
+
+def _pixels(low: float, high: float, side: int) -> slice:
+    """Those of 0..side whose centres lie between two edges."""
+    first, last = math.ceil(low - 0.5 - 1e-6), math.ceil(high - 0.5 - 1e-6)
+    return slice(min(max(first, 0), side), min(max(last, 0), side))
 
 
 def clip_boxes(

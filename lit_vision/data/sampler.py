@@ -1,15 +1,31 @@
 """Which images an epoch shows, and in which order: a pure function of (seed, epoch), split over processes."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DistributedSampler
 
 from lit_vision.types import Int64Array
 
-Key = tuple[int, int]
+Key = tuple[int, ...]  # epoch, position; for detection's training a Turn
 PADDING_EPOCH = -1
+
+
+class Turn(NamedTuple):
+    """A key that also says where in the epoch it stands.
+
+    Args:
+        epoch: the epoch.
+        position: of the image in the split.
+        repeat: how often the epoch has shown the image before, where it shows it more than once.
+        seen: images that all processes together had seen before this turn came; the same on all of them.
+    """
+
+    epoch: int
+    position: int
+    repeat: int
+    seen: int
 
 
 class EpochSampler(DistributedSampler[Key]):

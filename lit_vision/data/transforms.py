@@ -12,7 +12,17 @@ from torch import Tensor
 
 from lit_vision.data.augmentation import Augmentation
 from lit_vision.data.colour import change_colors
-from lit_vision.data.geometry import Fit, Matrix, Size, clip_boxes, fit_frame, visible_rectangle, warp_boxes
+from lit_vision.data.geometry import (
+    Fit,
+    Matrix,
+    Size,
+    clip_boxes,
+    fit_frame,
+    fitted_size,
+    scaling,
+    visible_rectangle,
+    warp_boxes,
+)
 from lit_vision.data.restore import restore_boxes, restore_mask, restore_scores
 from lit_vision.data.user_transforms import apply_user_transforms, require_v2
 from lit_vision.data.warp import FILL, warp_image, warp_labels
@@ -55,6 +65,7 @@ class Transform:
             them too; `frame` then leaves them out, which does not matter, since training looks nothing up with it.
         min_visible: share of a box's area that must be left for it to be kept.
         min_side: pixels of the network input that both its sides must have.
+        rect: in evaluation, "letterbox" gives pictures without padding, for `pad_collate` to make batches of.
 
     Raises:
         UserError: fit is unknown, a size is not positive, or `extra` holds something else than v2 transforms.
@@ -68,15 +79,18 @@ class Transform:
         extra: Sequence[Callable[..., Any]] = (),
         min_visible: float = 0.2,
         min_side: float = 1.0,
+        rect: bool = False,
     ) -> None:
         if fit not in get_args(Fit):
             raise UserError(f"fit is {fit!r}; use one of {', '.join(get_args(Fit))}")
         if len(image_size) != 2 or min(image_size) < 1:
             raise UserError(f"image_size is {image_size!r}; give [height, width] in pixels")
+        if rect and fit != "letterbox":
+            raise UserError(f"rect leaves out the padding of fit: letterbox, but fit is {fit!r}")
         require_v2(extra)
         self.image_size: Size = (int(image_size[0]), int(image_size[1]))
         self.fit, self.augmentation, self.extra = fit, augmentation, tuple(extra)
-        self.min_visible, self.min_side = min_visible, min_side
+        self.min_visible, self.min_side, self.rect = min_visible, min_side, rect
 
     def __call__(
         self,
@@ -105,43 +119,65 @@ class Transform:
                 raise UserError(
                     f"{name} of {mask.shape} belongs to an image of {size} (height, width); sizes must agree"
                 )
-        frame, image_size = self._frame(size, rng, focus)
-        pixels = warp_image(image, frame, image_size)
-        if rng is not None and self.augmentation is not None:
-            rows, columns = visible_rectangle(frame, size, image_size)
-            if rows.start < rows.stop and columns.start < columns.stop:  # the padding around keeps its grey
-                pixels[rows, columns] = change_colors(pixels[rows, columns], self.augmentation, rng)
+        frame, image_size = self.frame(size, rng, focus=focus)
+        pixels = self.paint(image, frame, image_size, rng)
         moved = None if boxes is None else warp_boxes(boxes, frame)
+        clipped, keep = (None, None) if moved is None else self.clip(moved, image_size)
         labels = {name: warp_labels(mask, frame, image_size, fill) for name, (mask, fill) in masks.items()}
-        warped = self._assemble(pixels, moved, labels, frame)
-        if rng is not None and self.extra:
-            self._apply_extra(warped, {name: fill for name, (_, fill) in masks.items()}, rng)
+        warped = Warped(to_tensor(pixels), clipped, keep, labels, frame[:2].astype(np.float32))
+        self.apply_extra(warped, {name: fill for name, (_, fill) in masks.items()}, rng)
         return warped
 
-    def _frame(
-        self, size: Size, rng: np.random.Generator | None, focus: tuple[float, float] | None
+    def frame(
+        self,
+        size: Size,
+        rng: np.random.Generator | None,
+        image_size: Size | None = None,
+        focus: tuple[float, float] | None = None,
     ) -> tuple[Matrix, Size]:
+        """The frame of a picture of `size`, and the height and width of what it shows.
+
+        Args:
+            size: height, width of the original.
+            rng: None = evaluation.
+            image_size: of the network's input, where a batch has another than the ordinary.
+            focus: see `Augmentation.draw_frame`.
+        """
+        image_size = image_size or self.image_size
         if rng is not None and self.augmentation is not None:
-            return self.augmentation.draw_frame(self.fit, size, self.image_size, rng, focus), self.image_size
-        return fit_frame(self.fit, size, self.image_size), size if self.fit == "native" else self.image_size
+            return self.augmentation.draw_frame(self.fit, size, image_size, rng, focus), image_size
+        if self.rect and rng is None:
+            height, width = fitted_size(self.fit, size, image_size)
+            return scaling(width / size[1], height / size[0]), (height, width)
+        return fit_frame(self.fit, size, image_size), size if self.fit == "native" else image_size
 
-    def _assemble(
-        self, pixels: UInt8Array, boxes: npt.NDArray[Any] | None, labels: dict[str, npt.NDArray[Any]], frame: Matrix
-    ) -> Warped:
-        clipped, keep = None, None
-        if boxes is not None:
-            height, width = pixels.shape[:2]
-            clipped, keep = clip_boxes(boxes, (height, width), self.min_visible, self.min_side)
-        image = torch.from_numpy(np.stack(cv2.split(pixels)))  # several times faster than permute().contiguous()
-        return Warped(image, clipped, keep, labels, frame[:2].astype(np.float32))
+    def paint(self, image: UInt8Array, frame: Matrix, image_size: Size, rng: np.random.Generator | None) -> UInt8Array:
+        """Pixels (*image_size, C): a picture in a frame, in training with its colours changed."""
+        pixels = warp_image(image, frame, image_size)
+        if rng is not None and self.augmentation is not None:
+            rows, columns = visible_rectangle(frame, (image.shape[0], image.shape[1]), image_size)
+            if rows.start < rows.stop and columns.start < columns.stop:  # the padding around keeps its grey
+                pixels[rows, columns] = change_colors(pixels[rows, columns], self.augmentation, rng)
+        return pixels
 
-    def _apply_extra(self, warped: Warped, fills: Mapping[str, int], rng: np.random.Generator) -> None:
+    def clip(self, boxes: npt.NDArray[Any], image_size: Size) -> tuple[FloatArray, BoolArray]:
+        """Boxes (N, 4) cut to the input, and (N,) which of them show enough to be kept."""
+        return clip_boxes(boxes, image_size, self.min_visible, self.min_side)
+
+    def apply_extra(self, warped: Warped, fills: Mapping[str, int], rng: np.random.Generator | None) -> None:
+        """The user's own transforms, in training."""
+        if rng is None or not self.extra:
+            return
         moved = apply_user_transforms(self.extra, warped.image, warped.boxes, warped.masks, fills, rng)
         warped.image, boxes, warped.masks = moved
         if boxes is not None and warped.keep is not None:
-            height, width = warped.image.shape[-2:]
-            warped.boxes, large = clip_boxes(boxes, (height, width), self.min_visible, self.min_side)
+            warped.boxes, large = self.clip(boxes, (warped.image.shape[-2], warped.image.shape[-1]))
             warped.keep = warped.keep & large
+
+
+def to_tensor(pixels: UInt8Array) -> Tensor:
+    """(C, H, W) of pixels (H, W, C)."""
+    return torch.from_numpy(np.stack(cv2.split(pixels)))  # several times faster than permute().contiguous()
 
 
 def pad_collate(images: Sequence[Tensor], multiple: int = 32, fill: int = FILL) -> Tensor:

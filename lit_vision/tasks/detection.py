@@ -16,7 +16,7 @@ from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.yolo_build import HeadKind, Neck
 from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture, plain_backbone_args
 from lit_vision.networks.yolo_network import AnchorNetwork
-from lit_vision.ops.anchors import arrange_anchors, cluster_anchors
+from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
 from lit_vision.types import DetectionBatch
 
@@ -140,11 +140,15 @@ class YOLODetector(BoxTask):
         sizes_of = getattr(getattr(self.trainer, "datamodule", None), "training_box_sizes", None)
         if sizes_of is None:
             raise UserError("`anchors: auto` needs a DetectionDataModule: give `anchors: paper` or a list")
-        own = cast(AnchorNetwork, self.network).anchors
-        anchors, overlap = cluster_anchors(sizes_of(), own.shape[:2].numel())
+        own, sizes = cast(AnchorNetwork, self.network).anchors, sizes_of()
+        anchors = refine_anchors(sizes, cluster_anchors(sizes, own.shape[:2].numel())[0])
+        fit = anchor_fit(sizes, anchors)
         own.copy_(arrange_anchors(anchors.tolist(), len(self.network.strides)))
         shown = ", ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors.tolist())
-        rank_zero_info(f"anchors clustered from the training boxes: {shown} (mean best IoU {overlap:.3f})")
+        rank_zero_info(
+            f"anchors clustered from the training boxes: {shown} (mean best IoU {fit.mean_iou:.3f}, "
+            f"above 0.5 for {fit.recall:.1%} of the boxes)"
+        )
 
     # --- steps --------------------------------------------------------------------------------------------------
     def forward(self, images: Tensor) -> list[Tensor]:

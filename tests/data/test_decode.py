@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from lit_vision.data.decode import read_image, read_size
+from lit_vision.data.decode import read_image, read_reduced, read_size
 from lit_vision.errors import UserError
 
 # 3 rows, 4 columns, all pixels different: any wrong turn shows
@@ -262,3 +262,38 @@ def test_a_broken_colour_profile_is_not_complained_about(tmp_path: Path, capfd: 
     assert b"iCCP" in stream.getvalue()
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), PIXELS)
     assert capfd.readouterr().err == ""
+
+
+# --- at a fraction of the detail --------------------------------------------------------------------------------
+@pytest.mark.parametrize(("most", "factor"), [(1.9, 1), (2, 2), (7.9, 4), (8, 8), (100, 8)])
+def test_jpegs_are_decoded_at_a_fraction(tmp_path: Path, most: float, factor: int) -> None:
+    smooth = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (160, 240, 3), dtype=np.uint8), (0, 0), 5)
+    cv2.imwrite(str(tmp_path / "a.jpg"), smooth, [cv2.IMWRITE_JPEG_QUALITY, 98])
+    pixels, found = read_reduced(tmp_path / "a.jpg", 3, "full", most)
+    assert (found, pixels.shape) == (factor, (160 // factor, 240 // factor, 3))
+    means = read_image(tmp_path / "a.jpg").reshape(160 // factor, factor, 240 // factor, factor, 3).mean(axis=(1, 3))
+    assert np.abs(pixels - means).max() < 5
+
+
+def test_a_turned_jpeg_is_turned_also_at_a_fraction(tmp_path: Path) -> None:
+    stored = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8), (240, 160))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(tmp_path / "a.jpg", quality=98, exif=exif)
+    pixels, factor = read_reduced(tmp_path / "a.jpg", 3, "full", 4)
+    assert (pixels.shape, factor) == ((60, 40, 3), 4)
+    whole = cv2.resize(read_image(tmp_path / "a.jpg"), (40, 60), interpolation=cv2.INTER_AREA)
+    assert np.abs(pixels.astype(int) - whole).max() < 8
+
+
+def test_what_cannot_be_decoded_at_a_fraction_is_decoded_whole(tmp_path: Path) -> None:
+    """Sides that do not divide, grey pictures, other channels, other kinds of file."""
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "odd.jpg"), picture[:63])
+    cv2.imwrite(str(tmp_path / "grey.jpg"), picture[:, :, 0])
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    cv2.imwrite(str(tmp_path / "a.jpg"), picture)
+    for name, channels in {"odd.jpg": 3, "grey.jpg": 3, "a.png": 3, "a.jpg": 1}.items():
+        pixels, factor = read_reduced(tmp_path / name, channels, "full", 8)
+        assert factor == 1
+        np.testing.assert_array_equal(pixels, read_image(tmp_path / name, channels))

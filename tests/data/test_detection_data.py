@@ -1,15 +1,19 @@
 """DetectionDataModule: what samples and batches hold, in training and in evaluation."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from lit_vision.data.detection import DetectionDataModule, place_boxes
+from lit_vision.data.detection import DetectionDataModule
+from lit_vision.data.detection_dataset import place_boxes
 from lit_vision.data.restore import restore_boxes
 from lit_vision.data.shapes import draw_shapes
+from lit_vision.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +69,64 @@ def test_sizes_for_anchors_are_those_of_the_training_split_in_network_pixels(roo
     sizes = (expected[:, 2:] - expected[:, :2]) * np.array([1.0, 0.5], np.float32)
     np.testing.assert_allclose(data.training_box_sizes().numpy(), sizes, rtol=1e-6)
     assert data.training_box_sizes().dtype == torch.float32
+
+
+# --- as little padding as a batch needs -------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures of four shapes, one box each, in COCO's layout; the same for training and validation."""
+    root = tmp_path_factory.mktemp("shapes")
+    sizes = [(100, 200), (200, 100), (100, 100), (100, 200), (50, 200), (200, 100), (100, 100), (50, 200)] + [
+        (90, 90)
+    ] * 2
+    for split in ("train", "val"):
+        (root / split).mkdir()
+        images, boxes = [], []
+        for i, (height, width) in enumerate(sizes):
+            cv2.imwrite(str(root / split / f"{i}.png"), np.full((height, width, 3), i, np.uint8))
+            images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
+            boxes.append({"id": i + 1, "image_id": i, "category_id": 1, "bbox": [10, 10, 20, 30], "iscrowd": 0})
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def test_rect_pads_each_batch_as_far_as_it_needs(shapes: Path) -> None:
+    data = DetectionDataModule(str(shapes), "coco", image_size=128, rect=True, batch_size=2, num_workers=0)
+    batches = list(data.val_dataloader())
+    assert [tuple(batch["image"].shape[2:]) for batch in batches] == [
+        (32, 128),
+        (64, 128),
+        (128, 64),
+        *[(128, 128)] * 2,
+    ]
+    assert sorted(int(i) for batch in batches for i in batch["index"]) == data.index.indices("val").tolist()
+    for batch in batches:
+        for image, boxes, frame, size in zip(*(batch[k] for k in ("image", "boxes", "frame", "size")), strict=True):
+            height, width = (round(float(side) * 128 / float(max(size))) for side in size)
+            assert (image[:, height:] == 114).all()
+            assert (image[:, :, width:] == 114).all()
+            assert len(image[:, :height, :width].unique()) == 1
+            np.testing.assert_allclose(restore_boxes(boxes, frame, size).numpy(), [[10, 10, 30, 40]], atol=1e-4)
+    plain = DetectionDataModule(str(shapes), "coco", image_size=128, batch_size=2, num_workers=0)
+    assert {tuple(batch["image"].shape[2:]) for batch in plain.val_dataloader()} == {(128, 128)}
+
+
+def test_rect_leaves_training_and_prediction_as_they_are(shapes: Path) -> None:
+    data = DetectionDataModule(str(shapes), "coco", image_size=128, rect=True, batch_size=5, num_workers=0)
+    assert {tuple(batch["image"].shape[2:]) for batch in data.train_dataloader()} == {(128, 128)}
+    batches = list(data.predict_dataloader())
+    assert {tuple(batch["image"].shape[2:]) for batch in batches} == {(128, 128)}
+    assert [int(i) for batch in batches for i in batch["index"]] == data.index.indices("val").tolist()
+
+
+def test_rect_with_a_longer_stride(shapes: Path) -> None:
+    data = DetectionDataModule(str(shapes), "coco", image_size=128, rect=True, stride=64, batch_size=2, num_workers=0)
+    assert tuple(next(iter(data.val_dataloader()))["image"].shape[2:]) == (64, 128)
+
+
+def test_rect_needs_letterbox(shapes: Path) -> None:
+    data = DetectionDataModule(str(shapes), "coco", image_size=128, rect=True, fit="stretch", num_workers=0)
+    with pytest.raises(UserError, match="rect leaves out the padding of fit: letterbox, but fit is 'stretch'"):
+        data.val_dataloader()

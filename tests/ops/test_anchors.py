@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from lit_vision.errors import UserError
-from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, arrange_anchors, cluster_anchors
+from lit_vision.ops.anchors import (
+    PAPER_ANCHORS,
+    TINY_ANCHORS,
+    anchor_fit,
+    arrange_anchors,
+    cluster_anchors,
+    refine_anchors,
+)
 from lit_vision.ops.boxes import size_iou
 
 
@@ -63,3 +70,50 @@ def test_largest_anchors_go_to_the_coarsest_scale() -> None:
 def test_wrong_anchors_are_refused(anchors: list[list[float]], says: str) -> None:
     with pytest.raises(UserError, match=says):
         arrange_anchors(anchors, 3)
+
+
+# --- how well they suit, and better ones ------------------------------------------------------------------------
+def test_fit_by_hand() -> None:
+    """IoUs with the best anchor: 1, a quarter, a half (not above it), 0.8; the last has no height."""
+    sizes = torch.tensor([[10.0, 10.0], [5.0, 5.0], [10.0, 20.0], [40.0, 50.0], [3.0, 0.0]])
+    anchors = torch.tensor([[10.0, 10.0], [50.0, 50.0]])
+    assert anchor_fit(sizes, anchors) == pytest.approx((2.55 / 4, 0.5))
+    assert anchor_fit(sizes, anchors, threshold=0.2) == pytest.approx((2.55 / 4, 1.0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_refinement_never_worsens_and_mostly_betters(seed: int) -> None:
+    sizes = torch.rand(400, 2, generator=torch.Generator().manual_seed(seed)).square() * 200 + 4
+    start, overlap = cluster_anchors(sizes, 6, seed=seed)
+    refined = refine_anchors(sizes, start, 300, seed=seed)
+    assert torch.equal(refined, refine_anchors(sizes, start, 300, seed=seed))
+    assert refined.dtype == torch.float32
+    areas = refined.prod(dim=1)
+    assert torch.equal(areas, areas.sort().values)
+    assert anchor_fit(sizes, refined).mean_iou > overlap + 0.001
+
+
+def test_refinement_finds_the_best_single_anchor() -> None:
+    """Of boxes 10 x 10 (three) and 20 x 20 (one) the mean is 12.5; the best single square is 10."""
+    sizes = torch.tensor([[10.0, 10.0]] * 3 + [[20.0, 20.0]])
+    refined = refine_anchors(sizes, torch.tensor([[12.5, 12.5]]), 500)
+    torch.testing.assert_close(refined, torch.tensor([[10.0, 10.0]]), rtol=0.02, atol=0)
+    assert anchor_fit(sizes, refined).mean_iou == pytest.approx((3 + 0.25) / 4, abs=0.01)
+
+
+def test_what_is_best_stays() -> None:
+    sizes = torch.tensor([[10.0, 20.0], [40.0, 30.0]])
+    assert torch.equal(refine_anchors(sizes, sizes, 200), sizes)
+    assert torch.equal(refine_anchors(sizes, sizes.flip(0), 0), sizes)
+
+
+def test_boxes_outside_the_sample_count_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evolved for one box alone, anchors would suit the many others worse: the first ones are given back."""
+    monkeypatch.setattr("lit_vision.ops.anchors.MOST_BOXES", 1)
+    sizes = torch.cat([torch.tensor([[30.0, 30.0]]).repeat(50, 1), torch.tensor([[10.0, 10.0]])])
+    start = torch.tensor([[30.0, 30.0]])
+    for seed in range(200):
+        if int(torch.randperm(51, generator=torch.Generator().manual_seed(seed))[0]) == 50:
+            assert torch.equal(refine_anchors(sizes, start, 200, seed), start)
+            return
+    pytest.fail("no seed draws the one")
