@@ -1,9 +1,13 @@
 """Large pictures in overlapping tiles."""
 
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from lit_vision.errors import UserError
-from lit_vision.types import Int64Array
+from lit_vision.types import FloatArray, Int64Array
 
 
 def tile_grid(size: tuple[int, int], tile: int, overlap: float = 0.25) -> Int64Array:
@@ -27,6 +31,68 @@ def tile_grid(size: tuple[int, int], tile: int, overlap: float = 0.25) -> Int64A
         [(x, y, min(x + tile, size[1]), min(y + tile, size[0])) for y in rows.tolist() for x in columns.tolist()],
         np.int64,
     )
+
+
+def blend_window(extent: int, tile: int, overlap: float = 0.25) -> FloatArray:
+    """Weights along one axis of the tiles that `tile_grid` puts there; at each pixel they sum to 1.
+
+    A tile's weight is 0 on the outer quarter of what it shares with a neighbour, where the network misses what lies
+    beyond the edge, rises as half a cosine over the middle half, and stays high on the inner quarter, where the
+    neighbour's is 0. At the picture's own edges it does not fall. The weight of a pixel is the product of both axes'.
+
+    Args:
+        extent: height or width of the picture, pixels.
+        tile: side of a tile, pixels.
+        overlap: smallest shared part of the side, 0 <= overlap < 1.
+
+    Returns:
+        (tiles, side) float32 in [0, 1]; side is that of the tiles, which are as large as the picture where it is smaller.
+    """
+    starts, side = _starts(extent, tile, overlap), min(tile, extent)
+    centres = np.arange(side) + 0.5  # from the tile's first edge
+    weights = np.ones((len(starts), side))
+    for i, shared in enumerate((side - np.diff(starts)).tolist()):  # between tiles i and i + 1
+        if shared > 0:
+            rise = np.clip((centres / shared - 0.25) / 0.5, 0, 1)
+            weights[i + 1] *= 0.5 - 0.5 * np.cos(np.pi * rise)
+            weights[i] *= (0.5 - 0.5 * np.cos(np.pi * rise))[::-1]
+    total = np.zeros(extent)
+    for start, own in zip(starts.tolist(), weights, strict=True):
+        total[start : start + side] += own
+    shares = [own / total[start : start + side] for start, own in zip(starts.tolist(), weights, strict=True)]
+    return np.stack(shares).astype(np.float32)
+
+
+def blended_rows(
+    size: tuple[int, int], tile: int, overlap: float, maps_of: Callable[[Int64Array], Iterable[Tensor]]
+) -> Iterator[tuple[int, Tensor]]:
+    """Maps of a large picture from those of its tiles, blended with `blend_window`; never all rows at a time.
+
+    Args:
+        size: height and width of the picture, pixels.
+        tile: side of a tile, pixels.
+        overlap: smallest shared part of the side, 0 <= overlap < 1.
+        maps_of: takes a row of tiles, (N, 4) xyxy, and gives the maps (K, h, w) float32 of each in turn, on the CPU.
+
+    Yields:
+        First row, and maps (K, rows, W) of the rows that no later tile touches. They are good until the next ones
+        are asked for. The memory held is that of one row of tiles.
+    """
+    down, across = blend_window(size[0], tile, overlap), blend_window(size[1], tile, overlap)
+    grid = tile_grid(size, tile, overlap).reshape(len(down), len(across), 4)
+    tops = [*grid[:, 0, 1].tolist(), size[0]]
+    rows: Tensor | None = None
+    for i, boxes in enumerate(grid):
+        for (x1, _, x2, _), column, maps in zip(boxes.tolist(), across, maps_of(boxes), strict=True):
+            if rows is None:
+                rows = maps.new_zeros(maps.shape[0], down.shape[1], size[1])
+            rows[:, :, x1:x2] += maps * torch.from_numpy(np.outer(down[i], column))
+        assert rows is not None  # a grid has a tile in each row
+        done = tops[i + 1] - tops[i]
+        yield tops[i], rows[:, :done]
+        kept = rows.shape[1] - done
+        rows[:, :kept] = rows[:, done:].clone()
+        rows[:, kept:] = 0
 
 
 def _starts(extent: int, tile: int, overlap: float) -> Int64Array:
