@@ -35,6 +35,7 @@ TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # our samplers give each process its share, and know where they were
     "log_every_n_steps": 10,
 }
+FILES = (("data", "root"), ("model", "weights"), ("model", "border_weights"), ("model", "start_from"))
 
 
 def run(command: str, args: Sequence[str]) -> "VisionCLI":
@@ -119,7 +120,7 @@ class VisionCLI(LightningCLI):
         self._say_dropped(configs)
         self.channels.read(args, configs, self.options.model.get("init_args", {}))
         self.given_classes = self.options.model.get("init_args", {}).get("class_names")
-        for section, name in (("data", "root"), ("model", "weights")):
+        for section, name in FILES:
             arguments = self.options[section].get("init_args", {})
             if isinstance(arguments.get(name), str):
                 arguments[name] = experiment_files.locate(arguments[name], configs, section, name)
@@ -180,7 +181,8 @@ class VisionCLI(LightningCLI):
         arguments = self.options.model.get("init_args", {})
         if self.config.subcommand != "fit":
             # All weights come from the checkpoint: nothing to download.
-            for name, value in (("pretrained", False), ("weights", None)):
+            first = {"pretrained": False, "weights": None, "border_weights": None, "start_from": None}
+            for name, value in first.items():
                 if name in arguments:
                     arguments[name] = value
 

@@ -79,8 +79,8 @@ class InstanceMetrics(Metric):
         for name, numbers, classes in (("true", truth, truth_labels), ("predicted", predicted, labels)):
             if numbers.numel() and int(numbers.max()) > len(classes):
                 raise UserError(
-                    f"the {name} label map goes up to object {int(numbers.max())}, but there are {len(classes)} labels: "
-                    "number the objects 1..N, as ops.instances.relabel does"
+                    f"the {name} label map goes up to object {int(numbers.max())}, but there are {len(classes)} "
+                    "labels: number the objects 1..N, as ops.instances.relabel does"
                 )
         kinds = labels.cpu().numpy()
         there = (truth.cpu().numpy(), truth_labels.cpu().numpy())

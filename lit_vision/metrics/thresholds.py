@@ -44,8 +44,8 @@ def grid(start: Separation, pixel: bool = True, border: bool = True, area: bool 
 class ThresholdSearch(Metric):
     """Counts what each combination finds, and names the best one; the processes' counts add up.
 
-    The best has the highest mean over IoU .5:.05:.95 of TP / (TP + FP + FN), the score of the 2018 Data Science Bowl and
-    of StarDist, which unlike COCO's average precision needs no ranking; classes do not count.
+    The best has the highest mean over IoU .5:.05:.95 of TP / (TP + FP + FN), the score of the 2018 Data Science Bowl
+    and of StarDist, which unlike COCO's average precision needs no ranking; classes do not count.
 
     Args:
         choices: the combinations.

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -5,8 +5,8 @@ All functions take label maps (H, W) int32, 0 = background, 1..N = objects; nega
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from lit_vision.ops.instances import areas_of
 from lit_vision.types import BoolArray, FloatArray, Int32Array, Int64Array
 
 LARGEST_EXACT = 2**24  # float32, in which OpenCV filters label maps, holds integers up to here
@@ -55,34 +55,35 @@ def _two_within(labels: Int32Array, most: int) -> dict[int, BoolArray]:
     lowest = np.where(labels > 0, highest, np.float32(LARGEST_EXACT))
     found = {}
     for step in range(1, most + 1):  # squares add up: a step of one more each
-        highest, lowest = cv2.dilate(highest, window), cv2.erode(lowest, window)
+        highest = np.asarray(cv2.dilate(highest, window), np.float32)
+        lowest = np.asarray(cv2.erode(lowest, window), np.float32)
         # Background has not been counted as an id on either side, so two different extremes are two objects.
         found[step] = np.asarray((highest != lowest) & (highest > 0))
     return found
 
 
-def object_radii(areas: Int64Array) -> Int64Array:
+def object_radii(areas: npt.NDArray[np.number]) -> Int64Array:
     """Border radius of objects by their size: a tenth of the side, 2 to 4 pixels, and less than half the half width.
 
     The winners of the 2018 Data Science Bowl scaled theirs likewise, from 1 pixel to 3
     (https://github.com/selimsef/dsb2018_topcoders); 1 pixel was hardly learned in our trials.
 
     Args:
-        areas: (N,) pixels of each object.
+        areas: (N,) pixels of each object, whole or not.
 
     Returns:
         (N,) int64 pixels, 1 for objects less than about 9 wide.
     """
     side = np.sqrt(areas.astype(np.float64))
     widest = np.maximum(np.floor(OF_HALF * side / np.sqrt(np.pi)), 1)
-    return np.minimum(np.clip(np.round(OF_WIDTH * side), THIN, BROAD), widest).astype(np.int64)
+    return np.asarray(np.minimum(np.clip(np.round(OF_WIDTH * side), THIN, BROAD), widest), np.int64)
 
 
 def gap_weights(instances: Int32Array, weight: float = 10.0, sigma: float = 5.0) -> FloatArray:
     """How much a pixel counts: more where the gap between its two nearest objects is thin.
 
-    1 + weight * exp(-(d1 + d2)^2 / (2 sigma^2)), d1 and d2 the distances to the nearest and second nearest object, as in
-    U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597); inside an object d1 is 0.
+    1 + weight * exp(-(d1 + d2)^2 / (2 sigma^2)), d1 and d2 the distances to the nearest and second nearest object, as
+    in U-Net (Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597); inside an object d1 is 0.
 
     Args:
         instances: label map.

@@ -141,7 +141,7 @@ def _add_eaten(labels: Int32Array, inside: BoolArray, min_area: int) -> None:
     if len(places) < max(min_area, 1):
         return
     if len(places) > SPARSE * left.size:
-        parts = connected_parts(left, min_area).ravel()[places]
+        parts = connected_parts(left, min_area).ravel()[places].astype(np.int64)
     else:
         parts = _parts_of(places, left.shape[1], min_area)
     labels.ravel()[places[parts > 0]] = parts[parts > 0] + labels.max(initial=0)

@@ -46,7 +46,7 @@ def blend_window(extent: int, tile: int, overlap: float = 0.25) -> FloatArray:
         overlap: smallest shared part of the side, 0 <= overlap < 1.
 
     Returns:
-        (tiles, side) float32 in [0, 1]; side is that of the tiles, which are as large as the picture where it is smaller.
+        (tiles, side) float32 in [0, 1]; side is that of the tiles, which are as large as a picture that is smaller.
     """
     starts, side = _starts(extent, tile, overlap), min(tile, extent)
     centres = np.arange(side) + 0.5  # from the tile's first edge

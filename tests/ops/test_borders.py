@@ -10,7 +10,7 @@ from lit_vision.ops.borders import gap_weights, object_radii, touching_border
 from lit_vision.ops.instances import areas_of
 
 sys.path.append(str(Path(__file__).parent))
-from test_instances import ellipses, two_touching_squares  # noqa: E402  the same drawings
+from test_instances import ellipses, two_touching_squares
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3])
@@ -70,7 +70,11 @@ def test_a_gap_is_filled_as_far_as_the_larger_object_asks() -> None:
     labels[:, :8], labels[:, 11:15], labels[:, 20:] = 1, 2, 3
     assert not touching_border(labels, np.array([1, 1, 1]))[4].any()
     border = touching_border(labels, np.array([3, 1, 1]))[4]
-    assert np.flatnonzero(border).tolist() == [8, 9, 10]  # pixel 7 sees object 2 four pixels away, 5 pixels are too many
+    assert np.flatnonzero(border).tolist() == [
+        8,
+        9,
+        10,
+    ]  # pixel 7 sees object 2 four pixels away, 5 pixels are too many
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3])

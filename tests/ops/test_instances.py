@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lit_vision.ops.borders import touching_border
 from lit_vision.errors import UserError
 from lit_vision.ops import instances as ops
+from lit_vision.ops.borders import touching_border
 from lit_vision.ops.instances import (
     areas_of,
     connected_parts,
@@ -258,7 +258,7 @@ def test_flooding_agrees_with_scikit_image() -> None:
 
 
 def test_an_unknown_way_to_grow_is_named() -> None:
-    with pytest.raises(UserError, match="model.regrow is 'dilate': give one of nearest, watershed, none"):
+    with pytest.raises(UserError, match=r"model.regrow is 'dilate': give one of nearest, watershed, none"):
         split_instances(np.ones((2, 2)), np.zeros((2, 2)), regrow="dilate")  # type: ignore[arg-type]
 
 
