@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lit_vision import results
+from lit_vision import object_files
+from lit_vision.data.decode import read_label_map
 from lit_vision.data.pictures import CollatePictures, PictureFiles, find_images, relative_paths
 from lit_vision.data.scenes import CLASSES, draw_scene
 from lit_vision.data.transforms import Transform
@@ -97,7 +98,7 @@ def test_unreadable_pictures_are_listed_and_the_others_done(classifier: Path, pi
     assert [Path(row[0]).name for row in rows_of(tmp_path / "out" / "predictions.csv")[1:]] == ["1.png", "4.png"]
 
 
-def test_a_picture_with_too_many_objects_is_listed_and_the_others_done(
+def test_a_picture_with_more_objects_than_16_bits_can_number_gets_32(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def predict_step(task: InstanceSegmenter, batch: dict[str, Any], _: int) -> list[dict[str, torch.Tensor]]:
@@ -111,15 +112,16 @@ def test_a_picture_with_too_many_objects_is_listed_and_the_others_done(
         return made
 
     monkeypatch.setattr(InstanceSegmenter, "predict_step", predict_step)
-    monkeypatch.setattr(results, "MOST_OBJECTS", 2)
+    monkeypatch.setattr(object_files, "MOST_OBJECTS", 2)
     path = save(InstanceSegmenter(CLASSES, **SMALL), "instances", tmp_path / "i.ckpt")
-    with pytest.raises(DataError, match=r"p9.jpg has more than 2 objects, which a 16-bit label map") as caught:
-        predict_images(path, pictures / "a", tmp_path / "out")  # 3 objects, then 2
-    assert len(caught.value.problems) == 1
+    predict_images(path, pictures / "a", tmp_path / "out")  # 3 objects, then 2
+    names = {file.name for file in (tmp_path / "out" / "labels").iterdir()}
+    assert names == {"p9.tif", "p10.png"}
+    many = read_label_map(tmp_path / "out" / "labels" / "p9.tif")
+    assert np.unique(many).tolist() == [0, 1, 2, 3]
     kept = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert [Path(image["file_name"]).name for image in kept["images"]] == ["p10.jpg"]
-    assert [one["image_id"] for one in kept["annotations"]] == [1, 1]
-    assert not (tmp_path / "out" / "labels" / "p9.png").exists()
+    assert [Path(image["file_name"]).name for image in kept["images"]] == ["p9.jpg", "p10.jpg"]
+    assert [row[1] for row in rows_of(tmp_path / "out" / "objects.csv")[1:]] == ["1", "2", "3", "1", "2"]
 
 
 def test_output_with_files_is_kept_unless_told(classifier: Path, pictures: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import (
 
 from lit_vision.callbacks.boundaries import Boundaries
 from lit_vision.callbacks.checkpointing import RunCheckpoints
+from lit_vision.callbacks.merge_split import MergeSplitReport
 from lit_vision.callbacks.per_image import PerImage
 from lit_vision.callbacks.pictures import Pictures
 from lit_vision.callbacks.rank_check import RankCheck
@@ -98,7 +99,8 @@ def default_callbacks(trainer: dict[str, Any], folder: RunFolder, fitting: bool)
     if trainer.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in own):
         callbacks.append(progress_bar())
     if not fitting:
-        return callbacks + [one for one in (Pictures(), PredictionFiles(), PerImage()) if not _has(own, type(one))]
+        kept = (Pictures(), PredictionFiles(), PerImage(), MergeSplitReport())
+        return callbacks + [one for one in kept if not _has(own, type(one))]
     if trainer.get("enable_checkpointing") is not False and not _has(own, RunCheckpoints):
         callbacks.append(RunCheckpoints(dirpath=str(folder.checkpoints)))
     if trainer.get("logger") is not False and not any(isinstance(one, LearningRateMonitor) for one in own):
