@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -24,7 +25,7 @@ MOST_SEARCHED = 2**24  # pixels that it searches: a quarter of a minute
 
 
 def grid(start: Separation, pixel: bool = True, border: bool = True, area: bool = True) -> list[Separation]:
-    """All combinations of the thresholds that are to be found; the others stay as in `start`.
+    """All combinations of the thresholds that are to be found, those near `start` first; the others stay as in it.
 
     Args:
         start: what is in force where nothing is found; comes first.
@@ -37,8 +38,14 @@ def grid(start: Separation, pixel: bool = True, border: bool = True, area: bool 
         BORDER if border else (start.border_threshold,),
         [start.min_area * factor for factor in AREA] if area else (start.min_area,),
     )
-    found = [replace(start, pixel_threshold=p, border_threshold=b, min_area=a) for p, b, a in choices]
-    return [start, *(one for one in found if one != start)]
+    found = {replace(start, pixel_threshold=p, border_threshold=b, min_area=a) for p, b, a in choices}
+    return sorted({start, *found}, key=partial(_distance, start))
+
+
+def _distance(start: Separation, other: Separation) -> tuple[float, Separation]:
+    """How far a choice is from another: of choices that are equally good the nearest is taken."""
+    shifts = abs(other.pixel_threshold - start.pixel_threshold) + abs(other.border_threshold - start.border_threshold)
+    return shifts + abs(other.min_area - start.min_area) / max(start.min_area, 1) / 10, other
 
 
 class ThresholdSearch(Metric):

@@ -36,7 +36,7 @@ def _levels(probability: npt.NDArray[np.floating]) -> UInt8Array:
     return np.asarray(np.rint(np.clip(probability, 0, 1) * LEVELS), np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Separation:
     """How the probabilities of two networks become objects.
 

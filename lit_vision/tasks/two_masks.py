@@ -34,7 +34,6 @@ class TwoMaskTask(VisionTask):
     start_from: str | None = None
     shared_encoder: bool = False
     border_lr_factor: float = 1.0
-    fixed: nn.Module | None = None  # the network that does not train
 
     def _build(
         self,
@@ -61,11 +60,15 @@ class TwoMaskTask(VisionTask):
             self.border_preprocess = _preprocess(self.border_network.backbone, first["in_channels"], mean, std)
         encoders = [one.backbone for one in (self.network, self.border_network) if isinstance(one, Segmenter)]
         self.licence = licence_of(encoders, pretrained, weights, border_weights)
-        if self.trained != "both":
-            self.fixed = self.border_network if self.trained == "pixels" else self.network
+        if self.fixed is not None:
             hold(self.fixed)
         if self.start_from is not None:
             take_weights(self, self.start_from, self.fixed)
+
+    @property
+    def fixed(self) -> nn.Module | None:
+        """The network that does not train."""
+        return {"both": None, "pixels": self.border_network, "border": self.network}[self.trained]
 
     @property
     def backbones(self) -> dict[str, nn.Module]:
@@ -86,7 +89,7 @@ class TwoMaskTask(VisionTask):
     def train(self, mode: bool = True) -> "TwoMaskTask":
         """As usual, but a network that does not train stays in evaluation mode."""
         super().train(mode)
-        if self.fixed is not None:
+        if hasattr(self, "border_network") and self.fixed is not None:
             self.fixed.eval()
         return self
 
