@@ -14,7 +14,7 @@ from lit_vision.ops.instances import runs_of
 from lit_vision.types import Int32Array, Int64Array
 
 MOST_OBJECTS = 65535  # of a picture: what 16 bits can number
-HEADER = ("path", "object", "label", "score", "area", "x", "y", "left", "top", "width", "height")
+HEADER = ("path", "label", "object", "score", "area", "x", "y", "left", "top", "width", "height")
 
 
 class Measures(NamedTuple):

@@ -27,7 +27,7 @@ class Results:
             and their probabilities, are separated by "|".
         segmentation: masks/<name>.png, class index with a palette, and classes.json.
         instances: labels/<name>.png, 16-bit label map (<name>.tif of 32 bits for more than 65,535 objects), objects.csv
-            (path, object, label, score, area, centre x, y, box left, top, width, height) and predictions.json.
+            (path, label, object, score, area, centre x, y, box left, top, width, height) and predictions.json.
         detection: predictions.csv (path, label, score, x1, y1, x2, y2) and predictions.json.
     predictions.json is COCO: images, categories (id = 1 + class) and annotations with a score; for pycocotools'
     `loadRes` take its "annotations". image_id counts the images from 1.
@@ -113,7 +113,7 @@ class Results:
         facts = zip(*(one.tolist() for one in measures), strict=True)
         for k, (area, centre, box) in enumerate(facts):
             place = [f"{value:.2f}" for value in centre]
-            self._row([path, k + 1, self.class_names[labels[k]], f"{scores[k]:.6f}", area, *place, *box])
+            self._row([path, self.class_names[labels[k]], k + 1, f"{scores[k]:.6f}", area, *place, *box])
         for label, score, outline in zip(labels, scores, outlines(instances, measures), strict=True):
             self._add(label, score, **outline)
 

@@ -121,7 +121,7 @@ def test_a_picture_with_more_objects_than_16_bits_can_number_gets_32(
     assert np.unique(many).tolist() == [0, 1, 2, 3]
     kept = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [Path(image["file_name"]).name for image in kept["images"]] == ["p9.jpg", "p10.jpg"]
-    assert [row[1] for row in rows_of(tmp_path / "out" / "objects.csv")[1:]] == ["1", "2", "3", "1", "2"]
+    assert [row[2] for row in rows_of(tmp_path / "out" / "objects.csv")[1:]] == ["1", "2", "3", "1", "2"]
 
 
 def test_output_with_files_is_kept_unless_told(classifier: Path, pictures: Path, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ class TwoMaskTask(VisionTask):
         """As all tasks; a border network alone needs pixels that were trained before."""
         if stage == "fit":
             check_start(self.trained, self.start_from, self.trainer.ckpt_path)
+            self.train(self.training)  # Lightning leaves each module in the mode that it is in
         super().setup(stage)
 
     def train(self, mode: bool = True) -> "TwoMaskTask":
