@@ -1,6 +1,10 @@
 """The joint search for thresholds: against trying each combination alone, over processes, and within its bounds."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +103,38 @@ def test_memory_and_time_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [kept.add(picture(i)) for i in range(12)] == [True] * 10 + [False] * 2
     assert kept.searched() == [0, 2, 4, 6, 8]
     assert KeptPictures().searched() == []
+
+
+GAPS = [[40, 77], [120]]  # of the pictures of two processes
+
+
+def searched(gaps: list[int]) -> int:
+    search = ThresholdSearch(grid(START))
+    for gap in gaps:
+        search.update(*pair(gap))
+    return int(search.compute())  # of all processes, where there are several
+
+
+def as_a_process(rank: int, address: str) -> None:
+    """Prints the choice of this process of two; a process without any picture takes part."""
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    print(json.dumps([searched(GAPS[rank]), searched([*GAPS[0], *GAPS[1]] if rank == 0 else [])]))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_choose_what_one_chooses(tmp_path: Path) -> None:
+    command = [sys.executable, __file__, f"file://{tmp_path / 'meeting'}"]
+    processes = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    try:
+        outputs = [json.loads(process.communicate(timeout=300)[0]) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    expected = searched([*GAPS[0], *GAPS[1]])
+    assert outputs == [[expected, expected]] * 2
+    assert expected != searched(GAPS[1])  # negative control: a process alone would choose another
+
+
+if __name__ == "__main__":
+    as_a_process(int(sys.argv[2]), sys.argv[1])

@@ -207,6 +207,10 @@ def test_thresholds_are_found_logged_kept_and_counted_with(
     assert float(values["val/border_threshold"]) == pytest.approx(0.1)
     assert float(values["val/ap"]) > 0.9  # counted with what was found: at 0.3 the pair is one object
     assert values["val/pixel_iou"] == 1
+    again = quiet_trainer().validate(task, data, verbose=False)[0]  # counts at once, with what was found
+    assert {name: again[name] for name in again if "loss" not in name} == {
+        name: pytest.approx(float(values[name])) for name in again if "loss" not in name
+    }
     trainer.save_checkpoint(tmp_path / "t.ckpt")
     assert load_task(tmp_path / "t.ckpt").separation.border_threshold == 0.1
     assert load_task(tmp_path / "t.ckpt", border_threshold=0.6).separation.border_threshold == 0.6
