@@ -1,6 +1,6 @@
 """From two masks to instances, and metrics of instances: milliseconds beside named peers, and how they grow.
 
-The ways take turns in one run, so that a busy machine slows all of them; medians are compared. One thread each.
+The ways take turns in one run; medians of the CPU time of one thread, which other work on the machine disturbs least.
 Against scikit-image (the usual pipeline: label, distance transform, watershed; and expand_labels), torchmetrics'
 PanopticQuality, and StarDist's `matching` where --peers names the site-packages of an environment that has it
 (python -m venv /tmp/peers; /tmp/peers/bin/pip install stardist tensorflow-cpu; of the same Python as this one).
@@ -57,14 +57,14 @@ def damaged(truth: Int32Array, seed: int = 0) -> Int32Array:
 
 
 def medians(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Milliseconds of each way, taking turns."""
+    """CPU milliseconds of each way, taking turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 2):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = time.process_time()
             way()
             if turn >= 2:  # the first two warm up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     return {name: 1000 * float(np.median(values)) for name, values in seconds.items()}
 
 

@@ -47,21 +47,25 @@ def second_decoder(arguments: Mapping[str, Any], classes: int) -> SecondDecoder:
     return SecondDecoder(network.decoder, network.segmentation_head)
 
 
-def both_logits(first: Segmenter, second: SecondDecoder, images: Tensor) -> tuple[Tensor, Tensor]:
+def both_logits(first: Segmenter, second: SecondDecoder, images: Tensor, pixels: bool = True) -> tuple[Tensor, Tensor]:
     """Logits of two decoders from one pass through the first network's encoder.
 
     Args:
         first: whose encoder it is.
         second: the other decoder.
         images: (B, C, H, W), normalised.
+        pixels: false where the first one's logits are not needed; an empty tensor takes their place.
 
     Returns:
         (B, K, H, W) of each.
     """
     height, width = images.shape[-2:]
     features = first.network.encoder(first.padded(images))
+    border = second(features)[..., :height, :width]
+    if not pixels:
+        return border.new_zeros(0), border
     logits = first.network.segmentation_head(first.network.decoder(features))
-    return logits[..., :height, :width], second(features)[..., :height, :width]
+    return logits[..., :height, :width], border
 
 
 def second_arguments(first: Mapping[str, Any], **given: Any) -> dict[str, Any]:

@@ -153,6 +153,9 @@ class InstanceSegmenter(TwoMaskTask):
         pixels, border = self(batch["image"])
         losses = self._losses(pixels, border, batch)
         self.log_loss(stage, torch.stack(list(losses.values())).sum(), len(batch["image"]))
+        if len(losses) > 1:
+            each = {f"{stage}/{name}": loss.detach() for name, loss in losses.items()}
+            self.log_dict(each, batch_size=self.weight(stage, len(batch["image"])), sync_dist=True)
         maps = torch.cat([pixels.float().softmax(1), border.float().sigmoid()], 1)
         if stage == "test" and self.views != {"scales": [1.0], "flips": []}:
             maps = mean_over_views(self._probabilities, batch["image"], **self.views)

@@ -30,13 +30,16 @@ def hold(network: nn.Module) -> None:
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
 
 
-def take_weights(task: Any, path: str, fixed: nn.Module | None) -> None:
+def take_weights(task: Any, path: str, fixed: nn.Module | None) -> str | None:
     """Takes the weights of the networks of an earlier run over, where they fit.
 
     Args:
         task: an InstanceSegmenter, as built.
         path: of the checkpoint; `~` and `$VARIABLES` are expanded.
         fixed: the network that will not train, None where both will.
+
+    Returns:
+        The licence of the weights that the earlier run started from.
 
     Raises:
         UserError: the checkpoint is of another task, or knows other classes, or lacks what has to fit: the network that
@@ -55,6 +58,8 @@ def take_weights(task: Any, path: str, fixed: nn.Module | None) -> None:
     if not taken or (needed == ["network"] and "network" not in taken):
         raise UserError(f"model.start_from {path} has other networks: give the decoder, encoder and _args of its run")
     rank_zero_info(f"weights of {' and '.join(taken)} from {path}")
+    licence: str | None = facts.get("licence")
+    return licence
 
 
 def _take(network: nn.Module, name: str, state: dict[str, Tensor]) -> bool:

@@ -63,7 +63,8 @@ class TwoMaskTask(VisionTask):
         if self.fixed is not None:
             hold(self.fixed)
         if self.start_from is not None:
-            take_weights(self, self.start_from, self.fixed)
+            earlier = take_weights(self, self.start_from, self.fixed)
+            self.licence = "; ".join(dict.fromkeys(one for one in (self.licence, earlier) if one)) or None
 
     @property
     def fixed(self) -> nn.Module | None:
@@ -108,7 +109,7 @@ class TwoMaskTask(VisionTask):
         """
         if self.shared_encoder and border and self.trained != "pixels":
             second = cast(SecondDecoder, self.border_network)
-            return both_logits(self.network, second, self.preprocess(images))
+            return both_logits(self.network, second, self.preprocess(images), pixels)
         inner = self.network(self.preprocess(images)) if pixels else images.new_zeros(0, dtype=torch.float32)
         if border and self.trained != "pixels":
             return inner, self.border_network(self.border_preprocess(images))

@@ -85,6 +85,7 @@ def test_one_network_after_the_other(root: Path, tmp_path: Path, shared: bool) -
     first = InstanceSegmenter(NAMES, train="pixels", **settings)
     assert first.monitor == "val/pixel_iou"
     pixels, border = weights_of(first, "network"), weights_of(first, "border_network")
+    first.licence = "cc-by-4.0 (x)"
     fit(first, root).save_checkpoint(tmp_path / "first.ckpt")
     assert not unchanged(pixels, weights_of(first, "network"))
     assert unchanged(border, weights_of(first, "border_network"))  # running statistics, too
@@ -93,6 +94,7 @@ def test_one_network_after_the_other(root: Path, tmp_path: Path, shared: bool) -
     second = InstanceSegmenter(NAMES, train="border", start_from=str(tmp_path / "first.ckpt"), **settings)
     pixels, border = weights_of(second, "network"), weights_of(second, "border_network")
     assert unchanged(pixels, weights_of(first, "network"))
+    assert second.licence == "cc-by-4.0 (x)"  # it goes with the weights
     fit(second, root).save_checkpoint(tmp_path / "second.ckpt")
     assert unchanged(pixels, weights_of(second, "network"))
     assert not unchanged(border, weights_of(second, "border_network"))
@@ -205,6 +207,7 @@ def test_thresholds_are_found_logged_kept_and_counted_with(
     assert task.separation == replace(Separation(), border_threshold=0.1)  # of equal ones the nearest to the start
     values = trainer.callback_metrics
     assert float(values["val/border_threshold"]) == pytest.approx(0.1)
+    assert float(values["val/loss"]) == pytest.approx(float(values["val/pixel_loss"] + values["val/border_loss"]))
     assert float(values["val/ap"]) > 0.9  # counted with what was found: at 0.3 the pair is one object
     assert values["val/pixel_iou"] == 1
     again = quiet_trainer().validate(task, data, verbose=False)[0]  # counts at once, with what was found
