@@ -133,6 +133,8 @@ class InstanceMetrics(Metric):
 
         Returns:
             index: (N,) the images' positions in the data set.
+            merged, split: (N,) true objects that are glued, and cut.
+            jaccard: (N, 2) numerator and denominator of the aggregated Jaccard index.
             prediction/picture, /label, /score, /shared, /joined, /void: (P,), see `ops.matching.Matches`.
             prediction/outcome: (P, 10) MISSED, MATCHED or IGNORED at each IoU.
             object/picture, object/label: (T,).
@@ -145,6 +147,9 @@ class InstanceMetrics(Metric):
         columns = {"label": LABEL, "shared": SHARED, "joined": JOINED, "void": VOID}
         return {
             "index": images[:, 0],
+            "merged": images[:, 3],
+            "split": images[:, 4],
+            "jaccard": images[:, 5:7],
             "prediction/picture": np.repeat(places, images[:, 1]),
             **{f"prediction/{name}": rows[:, column].astype(np.int32) for name, column in columns.items()},
             "prediction/score": scores,
