@@ -249,3 +249,19 @@ def test_threshold_of_the_detector_comes_from_the_user(pictures: Path, tmp_path:
         x1, y1, x2, y2 = map(float, row[3:])
         assert 0 <= x1 <= x2 <= size[1]
         assert 0 <= y1 <= y2 <= size[0]
+
+
+def test_instances_in_tiles_have_all_files_and_the_originals_size(pictures: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = InstanceSegmenter(CLASSES, shared_encoder=True, min_area=1, pixel_threshold=0.2, **SMALL)
+    path = save(task, "instances", tmp_path / "i.ckpt", fit="native")
+    predict_images(path, pictures / "a", tmp_path / "out", tile=48, tta_flips=["horizontal"])
+    for name in ("p9", "p10"):
+        size = cv2.imread(str(pictures / "a" / f"{name}.jpg")).shape[:2]
+        labels = read_label_map(tmp_path / "out" / "labels" / f"{name}.png")
+        rows = [row for row in rows_of(tmp_path / "out" / "objects.csv")[1:] if Path(row[0]).stem == name]
+        assert labels.shape == size
+        assert [int(row[2]) for row in rows] == list(range(1, labels.max() + 1))
+        assert [int(row[4]) for row in rows] == np.bincount(labels.ravel())[1:].tolist()
+    kept = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(kept["annotations"]) == len(rows_of(tmp_path / "out" / "objects.csv")) - 1 > 0
