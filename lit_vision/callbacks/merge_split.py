@@ -22,7 +22,7 @@ from lit_vision.tasks.base import without_padding
 from lit_vision.types import IGNORE_INDEX, Batch, FloatArray, Int32Array, UInt8Array
 
 HEADER = ("path", "kind", "true_objects", "predicted_objects", "x", "y")
-KINDS = ("background", "right", "glued", "cut")  # of true objects, as drawn
+KINDS = ("background", "neither", "glued", "cut")  # of true objects, as drawn
 
 
 @dataclass
@@ -143,7 +143,7 @@ def _place(centre: Any, back: Any) -> tuple[float, float]:
 
 
 def draw_truth_by_fate(image: UInt8Array, truth: Int32Array, counted: Counted) -> UInt8Array:
-    """The true objects of a picture, coloured by whether they are right, glued to others, or cut.
+    """The true objects of a picture, coloured by whether they are glued to others, cut, or neither (found whole or missed).
 
     Args:
         image: (H, W, C) uint8.
