@@ -143,7 +143,7 @@ def _place(centre: Any, back: Any) -> tuple[float, float]:
 
 
 def draw_truth_by_fate(image: UInt8Array, truth: Int32Array, counted: Counted) -> UInt8Array:
-    """The true objects of a picture, coloured by whether they are glued to others, cut, or neither (found whole or missed).
+    """The true objects of a picture, coloured: glued to others, cut, or neither (found or missed).
 
     Args:
         image: (H, W, C) uint8.
