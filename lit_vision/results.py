@@ -3,22 +3,19 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import find_objects
 from torch import Tensor
 
-from lit_vision.data.rle import encode_label_map
 from lit_vision.drawing import draw_prediction
-from lit_vision.errors import UserError
+from lit_vision.object_files import HEADER, measured, outlines, write_label_map
 from lit_vision.plotting import palette, write_picture
-from lit_vision.types import Int32Array, UInt8Array
+from lit_vision.types import UInt8Array
 
-MOST_OBJECTS = 65535  # of a picture: what 16 bits can number
 Prediction = Mapping[str, Tensor]
 
 
@@ -29,7 +26,8 @@ class Results:
         classification: predictions.csv (path, label, probability, then a column for each class); several labels,
             and their probabilities, are separated by "|".
         segmentation: masks/<name>.png, class index with a palette, and classes.json.
-        instances: labels/<name>.png, 16-bit label map, and predictions.json.
+        instances: labels/<name>.png, 16-bit label map (<name>.tif of 32 bits for more than 65,535 objects), objects.csv
+            (path, label, object, score, area, centre x, y, box left, top, width, height) and predictions.json.
         detection: predictions.csv (path, label, score, x1, y1, x2, y2) and predictions.json.
     predictions.json is COCO: images, categories (id = 1 + class) and annotations with a score; for pycocotools'
     `loadRes` take its "annotations". image_id counts the images from 1.
@@ -51,7 +49,8 @@ class Results:
         }[task]
         self.count = 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._table = _Table(folder / "predictions.csv", self._header()) if self._header() else None
+        table = "objects.csv" if task == "instances" else "predictions.csv"
+        self._table = _Table(folder / table, self._header()) if self._header() else None
         self._coco = _Coco(folder / "predictions.json") if task in ("instances", "detection") else None
         if task == "segmentation":
             colors = palette()[: len(self.class_names)].tolist()
@@ -61,6 +60,8 @@ class Results:
     def _header(self) -> list[str]:
         if self.task == "classification":
             return ["path", "label", "probability", *self.class_names]
+        if self.task == "instances":
+            return list(HEADER)
         return ["path", "label", "score", "x1", "y1", "x2", "y2"] if self.task == "detection" else []
 
     def __enter__(self) -> "Results":
@@ -84,15 +85,8 @@ class Results:
             name: of its own result files, without an ending, unique in this run; may hold folders.
             image: (H, W, C) uint8, the original picture.
             prediction: of one of the kinds in types.py.
-
-        Raises:
-            UserError: there are more objects than a label map can hold; nothing of this image is written then.
         """
         values = {key: value.detach().cpu().numpy() for key, value in prediction.items()}
-        if len(values.get("labels", ())) > MOST_OBJECTS and self.task == "instances":
-            raise UserError(
-                f"{path} has more than {MOST_OBJECTS:,} objects, which a 16-bit label map cannot hold: tile it"
-            )
         self.count += 1
         write_picture(self.folder / "pictures" / f"{name}.jpg", draw_prediction(image, prediction, self.class_names))
         if self._coco:
@@ -113,10 +107,14 @@ class Results:
         image.save(_made(self.folder / "masks" / f"{name}.png"))
 
     def _write_instances(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
-        instances = values["instances"]
-        Image.fromarray(instances.astype(np.uint16)).save(_made(self.folder / "labels" / f"{name}.png"))
-        objects = zip(values["labels"].tolist(), values["scores"].tolist(), strict=True)
-        for (label, score), outline in zip(objects, _outlines(instances, len(values["labels"])), strict=True):
+        instances, labels, scores = values["instances"], values["labels"].tolist(), values["scores"].tolist()
+        write_label_map(self.folder / "labels" / name, instances)
+        measures = measured(instances, len(labels))
+        facts = zip(*(one.tolist() for one in measures), strict=True)
+        for k, (area, centre, box) in enumerate(facts):
+            place = [f"{value:.2f}" for value in centre]
+            self._row([path, self.class_names[labels[k]], k + 1, f"{scores[k]:.6f}", area, *place, *box])
+        for label, score, outline in zip(labels, scores, outlines(instances, measures), strict=True):
             self._add(label, score, **outline)
 
     def _write_boxes(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
@@ -203,17 +201,6 @@ class _Coco:
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(class_names)]
         self.file.write(f'],\n"images": {json.dumps(self.images)},\n"categories": {json.dumps(categories)}}}\n')
         self.file.close()
-
-
-def _outlines(instances: Int32Array, count: int) -> Iterator[dict[str, object]]:
-    """COCO's segmentation, bbox and area of the objects 1..count; zeros for those that have no pixel."""
-    areas = np.bincount(instances[instances > 0], minlength=count + 1)[1:].tolist()
-    places = find_objects(instances, count)
-    for place, area, counts in zip(places, areas, encode_label_map(instances, count), strict=True):
-        y, x = place or (slice(0, 0), slice(0, 0))
-        box = [x.start, y.start, x.stop - x.start, y.stop - y.start]
-        rle = {"size": list(instances.shape), "counts": counts.decode("ascii")}
-        yield {"segmentation": rle, "bbox": box, "area": area}
 
 
 def _made(path: Path) -> Path:

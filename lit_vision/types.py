@@ -66,12 +66,14 @@ class InstanceBatch(Batch):
     labels: B tensors (N,) int64, the class of object k at position k - 1.
     mask: (B, H, W) int64, 0 = background, 1 + class inside objects, IGNORE_INDEX in padding and crowds.
     border: (B, H, W) int64, 1 where objects touch or nearly touch, 0 elsewhere, IGNORE_INDEX in padding.
+    border_weight: (B, H, W) float32, what each pixel counts in the border's loss, where the data give it.
     """
 
     instances: Tensor
     labels: list[Tensor]
     mask: Tensor
     border: Tensor
+    border_weight: NotRequired[Tensor]
 
 
 class DetectionBatch(Batch):
@@ -122,6 +124,7 @@ class Sample(TypedDict):
     mask: NotRequired[Tensor]
     instances: NotRequired[Tensor]
     border: NotRequired[Tensor]
+    border_weight: NotRequired[Tensor]
     boxes: NotRequired[Tensor]
     labels: NotRequired[Tensor]
     crowd: NotRequired[Tensor]

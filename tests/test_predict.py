@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lit_vision import results
+from lit_vision import object_files
+from lit_vision.data.decode import read_label_map
 from lit_vision.data.pictures import CollatePictures, PictureFiles, find_images, relative_paths
 from lit_vision.data.scenes import CLASSES, draw_scene
 from lit_vision.data.transforms import Transform
@@ -97,7 +98,7 @@ def test_unreadable_pictures_are_listed_and_the_others_done(classifier: Path, pi
     assert [Path(row[0]).name for row in rows_of(tmp_path / "out" / "predictions.csv")[1:]] == ["1.png", "4.png"]
 
 
-def test_a_picture_with_too_many_objects_is_listed_and_the_others_done(
+def test_a_picture_with_more_objects_than_16_bits_can_number_gets_32(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def predict_step(task: InstanceSegmenter, batch: dict[str, Any], _: int) -> list[dict[str, torch.Tensor]]:
@@ -111,15 +112,16 @@ def test_a_picture_with_too_many_objects_is_listed_and_the_others_done(
         return made
 
     monkeypatch.setattr(InstanceSegmenter, "predict_step", predict_step)
-    monkeypatch.setattr(results, "MOST_OBJECTS", 2)
+    monkeypatch.setattr(object_files, "MOST_OBJECTS", 2)
     path = save(InstanceSegmenter(CLASSES, **SMALL), "instances", tmp_path / "i.ckpt")
-    with pytest.raises(DataError, match=r"p9.jpg has more than 2 objects, which a 16-bit label map") as caught:
-        predict_images(path, pictures / "a", tmp_path / "out")  # 3 objects, then 2
-    assert len(caught.value.problems) == 1
+    predict_images(path, pictures / "a", tmp_path / "out")  # 3 objects, then 2
+    names = {file.name for file in (tmp_path / "out" / "labels").iterdir()}
+    assert names == {"p9.tif", "p10.png"}
+    many = read_label_map(tmp_path / "out" / "labels" / "p9.tif")
+    assert np.unique(many).tolist() == [0, 1, 2, 3]
     kept = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert [Path(image["file_name"]).name for image in kept["images"]] == ["p10.jpg"]
-    assert [one["image_id"] for one in kept["annotations"]] == [1, 1]
-    assert not (tmp_path / "out" / "labels" / "p9.png").exists()
+    assert [Path(image["file_name"]).name for image in kept["images"]] == ["p9.jpg", "p10.jpg"]
+    assert [row[2] for row in rows_of(tmp_path / "out" / "objects.csv")[1:]] == ["1", "2", "3", "1", "2"]
 
 
 def test_output_with_files_is_kept_unless_told(classifier: Path, pictures: Path, tmp_path: Path) -> None:
@@ -247,3 +249,19 @@ def test_threshold_of_the_detector_comes_from_the_user(pictures: Path, tmp_path:
         x1, y1, x2, y2 = map(float, row[3:])
         assert 0 <= x1 <= x2 <= size[1]
         assert 0 <= y1 <= y2 <= size[0]
+
+
+def test_instances_in_tiles_have_all_files_and_the_originals_size(pictures: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = InstanceSegmenter(CLASSES, shared_encoder=True, min_area=1, pixel_threshold=0.2, **SMALL)
+    path = save(task, "instances", tmp_path / "i.ckpt", fit="native")
+    predict_images(path, pictures / "a", tmp_path / "out", tile=48, tta_flips=["horizontal"])
+    for name in ("p9", "p10"):
+        size = cv2.imread(str(pictures / "a" / f"{name}.jpg")).shape[:2]
+        labels = read_label_map(tmp_path / "out" / "labels" / f"{name}.png")
+        rows = [row for row in rows_of(tmp_path / "out" / "objects.csv")[1:] if Path(row[0]).stem == name]
+        assert labels.shape == size
+        assert [int(row[2]) for row in rows] == list(range(1, labels.max() + 1))
+        assert [int(row[4]) for row in rows] == np.bincount(labels.ravel())[1:].tolist()
+    kept = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(kept["annotations"]) == len(rows_of(tmp_path / "out" / "objects.csv")) - 1 > 0

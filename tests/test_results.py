@@ -83,6 +83,13 @@ def test_instances_are_coco_and_a_label_map(tmp_path: Path) -> None:
     assert [one["bbox"] for one in found] == [[3, 2, 6, 3], [40, 10, 10, 10]]
     assert [(one["category_id"], one["score"], one["area"]) for one in found] == [(2, 0.5, 18), (1, 0.25, 100)]
     np.testing.assert_array_equal(coco.annToMask(found[1]), instances.numpy() == 2)
+    assert rows_of(tmp_path / "objects.csv") == [
+        ["path", "label", "object", "score", "area", "x", "y", "left", "top", "width", "height"],
+        ["a.jpg", "cat", "1", "0.500000", "18", "6.00", "3.50", "3", "2", "6", "3"],
+        ["a.jpg", "cat", "2", "0.250000", "100", "45.00", "15.00", "40", "10", "10", "10"],
+        ["b.jpg", "dog", "1", "0.500000", "18", "6.00", "3.50", "3", "2", "6", "3"],
+        ["b.jpg", "cat", "2", "0.250000", "100", "45.00", "15.00", "40", "10", "10", "10"],
+    ]
 
 
 def test_boxes_are_coco_and_csv(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from lit_vision.errors import UserError
 Configs = Mapping[Path, dict[str, Any]]
 
 # Paths that are looked for beside the experiment, too.
-LOCATED = (("data", "root"), ("model", "weights"), ("model", "architecture"), ("model", "classifier"))
+FILES = ("weights", "architecture", "classifier", "border_weights", "start_from")  # of a model
+LOCATED = (("data", "root"), *(("model", name) for name in FILES))
 
 
 def config_paths(args: Sequence[str]) -> list[Path]:

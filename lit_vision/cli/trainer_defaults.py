@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import (
 
 from lit_vision.callbacks.boundaries import Boundaries
 from lit_vision.callbacks.checkpointing import RunCheckpoints
+from lit_vision.callbacks.merge_split import MergeSplitReport
 from lit_vision.callbacks.nonfinite import StopOnNonFinite
 from lit_vision.callbacks.operating_points import OperatingPointsFile
 from lit_vision.callbacks.per_image import PerImage
@@ -100,7 +101,7 @@ def default_callbacks(trainer: dict[str, Any], folder: RunFolder, fitting: bool)
     if trainer.get("enable_progress_bar") is not False and not any(isinstance(one, ProgressBar) for one in own):
         callbacks.append(progress_bar())
     if not fitting:
-        looking = (Pictures(), PredictionFiles(), PerImage(), OperatingPointsFile())
+        looking = (Pictures(), PredictionFiles(), PerImage(), OperatingPointsFile(), MergeSplitReport())
         return callbacks + [one for one in looking if not _has(own, type(one))]
     if trainer.get("enable_checkpointing") is not False and not _has(own, RunCheckpoints):
         callbacks.append(RunCheckpoints(dirpath=str(folder.checkpoints)))

@@ -182,7 +182,8 @@ class VisionCLI(LightningCLI):
         arguments = self.options.model.get("init_args", {})
         if self.config.subcommand != "fit":
             # All weights come from the checkpoint: nothing to download.
-            for name, value in (("pretrained", False), ("weights", None)):
+            first = {"pretrained": False, "weights": None, "border_weights": None, "start_from": None}
+            for name, value in first.items():
                 if name in arguments:
                     arguments[name] = value
             fill_in(arguments, self.header["hyper_parameters"])

@@ -77,7 +77,13 @@ class Collate:
         multiple: height and width are padded to a multiple of this many pixels (only where sizes differ or native).
     """
 
-    fills: ClassVar[Mapping[str, int]] = {"image": 114, "mask": IGNORE_INDEX, "instances": 0, "border": IGNORE_INDEX}
+    fills: ClassVar[Mapping[str, int]] = {
+        "image": 114,
+        "mask": IGNORE_INDEX,
+        "instances": 0,
+        "border": IGNORE_INDEX,
+        "border_weight": 1,
+    }
 
     def __init__(self, listed: Sequence[str] = (), multiple: int = 1) -> None:
         self.listed, self.multiple = frozenset(listed), multiple

@@ -1,4 +1,4 @@
-"""Metrics of instances from label maps: COCO's average precision, panoptic quality, count error."""
+"""Metrics of instances from label maps: average precision, F1, panoptic quality, Jaccard index, merges and splits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,15 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from lit_vision.errors import UserError
 from lit_vision.metrics.per_image import Arrays
-from lit_vision.ops.matching import IGNORED, MATCHED, THRESHOLDS, match
+from lit_vision.ops.matching import IGNORED, MATCHED, MISSED, THRESHOLDS, match
 from lit_vision.types import BoolArray, Int64Array
 
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO's points of the precision-recall curve
 LABEL, SHARED, JOINED, VOID, OUTCOMES = 0, 1, 2, 3, 4  # columns of a prediction's row; OUTCOMES and nine more
+F1_LEVELS = {"50": 0, "75": 5, "90": 8}  # positions in THRESHOLDS
+IMAGE = 7  # columns of an image
 STATES = ("images", "predictions", "scores", "truths")
 
 
@@ -25,7 +28,11 @@ class InstanceMetrics(Metric):
         limit on the number of objects per image; equals pycocotools.
     pq, sq, rq: panoptic quality = segmentation quality (mean IoU of matches) x recognition quality (F1), per class,
         averaged over the classes present (Kirillov et al. 2019, https://arxiv.org/abs/1801.00868).
+    f1_50, f1_75, f1_90: 2 TP / (2 TP + FP + FN) at that IoU, per class, averaged over the classes present.
+    aji: aggregated Jaccard index, the mean over images with objects, there or predicted; classes do not count.
     count_error: mean over images of |objects predicted - objects there|.
+    merged, split: share of the true objects that one prediction glues to others, and that are cut in two or more, see
+        `ops.matching.Overlap`; classes do not count.
 
     Pixels of crowds, and those marked as ignored, are void: a prediction mostly inside counts neither way. States are
     a row of integers per prediction, never stacks of masks.
@@ -43,7 +50,8 @@ class InstanceMetrics(Metric):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        # images: (I, 3) index, number of predictions, number of objects. The rows of all others are in its order.
+        # images: (I, 7) index, predictions, objects, glued and cut objects, numerator and denominator of the Jaccard
+        # index. The rows of all others are in its order.
         for state in STATES:
             self.add_state(state, [], dist_reduce_fx="cat")
 
@@ -68,13 +76,21 @@ class InstanceMetrics(Metric):
             truth_labels: (T,) classes.
             ignored: (H, W) bool, where nothing counts.
         """
+        for name, numbers, classes in (("true", truth, truth_labels), ("predicted", predicted, labels)):
+            if numbers.numel() and int(numbers.max()) > len(classes):
+                raise UserError(
+                    f"the {name} label map goes up to object {int(numbers.max())}, but there are {len(classes)} "
+                    "labels: number the objects 1..N, as ops.instances.relabel does"
+                )
         kinds = labels.cpu().numpy()
         there = (truth.cpu().numpy(), truth_labels.cpu().numpy())
         given = (predicted.cpu().numpy(), kinds, scores.float().cpu().numpy())
         found = match(*there, *given, None if ignored is None else ignored.cpu().numpy())
         columns = [kinds, found.shared, found.joined, found.void, *found.outcomes.T]
         rows = np.stack([np.asarray(column, np.int64) for column in columns], 1)
-        image = torch.tensor([[index, len(labels), len(truth_labels)]])
+        glued = sum(len(objects) for _, objects in found.overlap.merges())
+        counts = [glued, len(found.overlap.splits()), *found.overlap.jaccard()]
+        image = torch.tensor([[index, len(labels), len(truth_labels), *counts]])
         self._append(image, torch.from_numpy(rows), scores.float(), truth_labels.long())
 
     def _append(self, images: Tensor, predictions: Tensor, scores: Tensor, truths: Tensor) -> None:
@@ -87,11 +103,11 @@ class InstanceMetrics(Metric):
         """As torchmetrics, but a process that has seen no image takes part with empty states instead of failing."""
         if len(self.images) == 0:
             empty = torch.zeros(0, dtype=torch.int64)
-            self._append(empty.view(0, 3), empty.view(0, OUTCOMES + len(THRESHOLDS)), empty.float(), empty)
+            self._append(empty.view(0, IMAGE), empty.view(0, OUTCOMES + len(THRESHOLDS)), empty.float(), empty)
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Tensor]:
-        """{"ap", "ap_50", "ap_75", "pq", "sq", "rq", "count_error"}: float64 scalars; 0 where nothing was to find."""
+        """The values above by name: float64 scalars; 0 where nothing was to find."""
         if len(self.images) == 0:
             raise ValueError("InstanceMetrics has seen no image")
         rows, scores, truths, images = _rows([dim_zero_cat(getattr(self, name)).cpu().numpy() for name in STATES])
@@ -105,7 +121,9 @@ class InstanceMetrics(Metric):
         counted = np.bincount(np.repeat(np.arange(len(images)), images[:, 1]), rows[:, VOID] == 0, len(images))
         values = {"ap": ap.mean(), "ap_50": ap[0], "ap_75": ap[5]}
         values |= dict(zip(("pq", "sq", "rq"), quality, strict=True))
+        values |= {f"f1_{name}": _f1(rows, truths, self.num_classes, level) for name, level in F1_LEVELS.items()}
         values["count_error"] = np.abs(counted - images[:, 2]).mean()
+        values |= _by_image(images)
         return {
             key: torch.tensor(float(value), dtype=torch.float64, device=self.device) for key, value in values.items()
         }
@@ -115,18 +133,23 @@ class InstanceMetrics(Metric):
 
         Returns:
             index: (N,) the images' positions in the data set.
+            merged, split: (N,) true objects that are glued, and cut.
+            jaccard: (N, 2) numerator and denominator of the aggregated Jaccard index.
             prediction/picture, /label, /score, /shared, /joined, /void: (P,), see `ops.matching.Matches`.
             prediction/outcome: (P, 10) MISSED, MATCHED or IGNORED at each IoU.
             object/picture, object/label: (T,).
         """
         empty = torch.zeros(0, dtype=torch.int64)
-        first = (empty.view(0, 3), empty.view(0, OUTCOMES + len(THRESHOLDS)), empty.float(), empty)
+        first = (empty.view(0, IMAGE), empty.view(0, OUTCOMES + len(THRESHOLDS)), empty.float(), empty)
         seen = [torch.cat([none, *getattr(self, name)]) for none, name in zip(first, STATES, strict=True)]
         rows, scores, truths, images = _rows([one.cpu().numpy() for one in seen])
         places = np.arange(len(images))
         columns = {"label": LABEL, "shared": SHARED, "joined": JOINED, "void": VOID}
         return {
             "index": images[:, 0],
+            "merged": images[:, 3],
+            "split": images[:, 4],
+            "jaccard": images[:, 5:7],
             "prediction/picture": np.repeat(places, images[:, 1]),
             **{f"prediction/{name}": rows[:, column].astype(np.int32) for name, column in columns.items()},
             "prediction/score": scores,
@@ -140,7 +163,7 @@ def _rows(seen: Sequence[Any]) -> tuple[Int64Array, Any, Int64Array, Int64Array]
     """Predictions, their scores, true labels and images, each image once and in the order of its index."""
     images, rows, scores, truths = seen
     _, first = np.unique(images[:, 0], return_index=True)
-    starts = np.cumsum(images, 0) - images
+    starts = np.cumsum(images[:, :3], 0) - images[:, :3]
     spans = [_spans(starts[first, column], images[first, column]) for column in (1, 2)]
     return rows[spans[0]], scores[spans[0]], truths[spans[1]], images[first]
 
@@ -165,6 +188,21 @@ def _interpolated(hits: BoolArray, objects: int) -> float:
     precision = np.maximum.accumulate((found / np.arange(1, len(hits) + 1))[::-1])[::-1]
     reached = np.searchsorted(found / objects, RECALLS, side="left")
     return float(np.append(precision, 0.0)[np.minimum(reached, len(hits))].mean())
+
+
+def _f1(rows: Int64Array, truths: Int64Array, num_classes: int, level: int) -> float:
+    """F1 at one of THRESHOLDS, averaged over the classes that are present or predicted."""
+    label, outcome = rows[:, LABEL], rows[:, OUTCOMES + level]
+    hits, false = (np.bincount(label[outcome == kind], minlength=num_classes) for kind in (MATCHED, MISSED))
+    size = hits + false + np.bincount(truths, minlength=num_classes)
+    return float((2 * hits[size > 0] / size[size > 0]).mean()) if size.any() else 0.0
+
+
+def _by_image(images: Int64Array) -> dict[str, float]:
+    objects, glued, cut, shared, joined = images[:, 2:].T
+    there = joined > 0
+    aji = float((shared[there] / joined[there]).mean()) if there.any() else 0.0
+    return {"aji": aji, "merged": glued.sum() / max(objects.sum(), 1), "split": cut.sum() / max(objects.sum(), 1)}
 
 
 def _panoptic(rows: Int64Array, truths: Int64Array, num_classes: int) -> tuple[float, float, float]:

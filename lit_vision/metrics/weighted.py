@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from lit_vision.errors import UserError
 from lit_vision.metrics.per_image import Arrays, pictures
 from lit_vision.metrics.ranking import Ranking, Rankings
+from lit_vision.ops.matching import MATCHED, MISSED
 
 Weights: TypeAlias = npt.NDArray[np.float64]  # (R, N), R multisets of N pictures
 Values: TypeAlias = npt.NDArray[np.float64]  # (R,)
@@ -100,8 +101,16 @@ def _instances(arrays: Arrays, name: str, k: int | None, classes: int) -> Weight
     if name in LEVELS:
         rankings = Rankings.of_objects(arrays, range(classes), LEVELS[name])
         return lambda weights: _nanmean(rankings.average_precision(weights), empty=0.0)
+    if name in OF_IMAGES:
+        return _of_images(arrays, name)
     picture, label = arrays["prediction/picture"], arrays["prediction/label"]
     shape = (classes, pictures(arrays))
+    if name in F1_LEVELS:
+        outcome = arrays["prediction/outcome"][:, F1_LEVELS[name]]
+        right, wrong = (_table(label, picture, outcome == kind, shape) for kind in (MATCHED, MISSED))
+        there = _table(arrays["object/label"], arrays["object/picture"], np.ones(len(arrays["object/label"])), shape)
+        both = right + wrong + there
+        return lambda weights: _mean(2 * right @ weights.T, both @ weights.T, empty=0.0)
     counted = arrays["prediction/void"] == 0
     if name == "count_error":
         there = np.bincount(arrays["object/picture"], minlength=shape[1])
@@ -123,6 +132,17 @@ def _instances(arrays: Arrays, name: str, k: int | None, classes: int) -> Weight
     return value
 
 
+def _of_images(arrays: Arrays, name: str) -> WeightedMetric:
+    if "jaccard" not in arrays:
+        raise UserError(f"--metric {name}: the evidence was written before there was such a metric: test once more")
+    if name == "aji":
+        shared, joined = arrays["jaccard"].T
+        return _ratio(shared / np.maximum(joined, 1), joined > 0, empty=0.0)
+    return _ratio(arrays[name], np.bincount(arrays["object/picture"], minlength=pictures(arrays)), empty=0.0)
+
+
+OF_IMAGES = ("aji", "merged", "split")
+F1_LEVELS = {"f1_50": 0, "f1_75": 5, "f1_90": 8}  # positions in ops.matching.THRESHOLDS
 Levels: TypeAlias = Sequence[int]
 LEVELS: Mapping[str, Levels] = {
     **dict.fromkeys(("map", "ap"), tuple(range(10))),
@@ -133,7 +153,10 @@ METRICS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {  # of the whole, 
     "classification": (("accuracy", "top5", "f1"), ("accuracy",)),
     "multi_label": (("map", "accuracy", "exact_match", "f1"), ("accuracy",)),
     "segmentation": (("miou", "dice", "pixel_accuracy", "class_accuracy", "fw_iou"), ("iou",)),
-    "instances": (("ap", "ap_50", "ap_75", "pq", "sq", "rq", "count_error"), ()),
+    "instances": (
+        ("ap", "ap_50", "ap_75", "f1_50", "f1_75", "f1_90", "pq", "sq", "rq", *OF_IMAGES, "count_error"),
+        (),
+    ),
     "detection": (("map", "map_50", "map_75"), ("ap",)),
 }
 KINDS: Mapping[str, Callable[[Arrays, str, int | None, int], WeightedMetric]] = {
@@ -143,7 +166,7 @@ KINDS: Mapping[str, Callable[[Arrays, str, int | None, int], WeightedMetric]] = 
     "instances": _instances,
     "detection": _detection,
 }
-LOWER_IS_BETTER = ("count_error",)
+LOWER_IS_BETTER = ("count_error", "merged", "split")
 
 
 # --- sums over pictures -----------------------------------------------------------------------------------------

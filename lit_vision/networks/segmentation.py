@@ -63,13 +63,15 @@ class Segmenter(nn.Module):
         return backbone
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pad at the right and below to a multiple of the stride, and crop the logits back."""
+        """Logits of the padded images, cropped back."""
         height, width = images.shape[-2:]
-        below, right = self._padding(height), self._padding(width)
-        if below or right:
-            images = F.pad(images, (0, right, 0, below))
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(self.padded(images))
         return logits[..., :height, :width]
+
+    def padded(self, images: Tensor) -> Tensor:
+        """The images padded at the right and below to a multiple of the stride."""
+        below, right = (self._padding(length) for length in images.shape[-2:])
+        return F.pad(images, (0, right, 0, below)) if below or right else images
 
     def _padding(self, length: int) -> int:
         return -(-max(length, self.smallest) // self.stride) * self.stride - length

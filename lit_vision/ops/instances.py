@@ -2,80 +2,34 @@
 
 The border of touching objects, rather than whole contours, is what a second network learns: see Caicedo et al. 2019
 on the 2018 Data Science Bowl, https://doi.org/10.1038/s41592-019-0612-7, whose best entries did likewise.
-All functions take and give numpy arrays; label maps are (H, W) int32, 0 = background, 1..N = objects.
+All functions take and give numpy arrays; label maps are (H, W) int32, 0 = background, 1..N = objects. The work of each
+grows with the pixels, not with the number of objects.
 """
 
-from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse import csgraph
 
-from lit_vision.types import BoolArray, FloatArray, Int32Array, Int64Array
+from lit_vision.errors import UserError
+from lit_vision.types import BoolArray, Int32Array, Int64Array, UInt8Array
 
-LARGEST_EXACT = 2**24  # float32, in which OpenCV filters label maps, holds integers up to here
-
-
-@dataclass(frozen=True)
-class Separation:
-    """How the probabilities of two networks become objects.
-
-    Args:
-        pixel_threshold: a pixel with more foreground probability (1 - background) lies in an object.
-        border_threshold: a pixel with more border probability is cut out before parts are told apart. Below .5,
-            since a gap in the line merges two objects, while a broad line costs nothing once they are grown back.
-        min_area: pixels; smaller parts are no objects.
-        regrow: give the cut-out pixels to the nearest object.
-    """
-
-    pixel_threshold: float = 0.5
-    border_threshold: float = 0.3
-    min_area: float = 20
-    regrow: bool = True
-
-    def __call__(self, probabilities: FloatArray, border: FloatArray) -> tuple[Int32Array, Int64Array, FloatArray]:
-        """Objects of one picture.
-
-        Args:
-            probabilities: (K + 1, H, W), background first.
-            border: (H, W).
-
-        Returns:
-            (H, W) label map; (N,) classes by vote; (N,) scores, the mean foreground probability inside.
-        """
-        foreground = 1 - probabilities[0]
-        lines = border > self.border_threshold
-        instances = split_instances(foreground > self.pixel_threshold, lines, round(self.min_area), self.regrow)
-        labels = vote_classes(instances, probabilities[1:].argmax(0) + 1, len(probabilities) - 1)
-        return instances, labels, mean_scores(instances, foreground)
-
-
-def touching_border(instances: Int32Array, radius: int = 2) -> BoolArray:
-    """Pixels where objects touch or nearly touch.
-
-    A pixel inside an object counts when another object lies within `radius` (Chebyshev distance), a background pixel
-    when two objects do. The line between two touching objects is thus 2 * radius wide. The work does not grow with
-    the number of objects.
-
-    Args:
-        instances: label map; negative values (crowds) count as background.
-        radius: pixels; 2 or 3 is learned well, 1 is not; must stay well below half the width of the smallest objects.
-
-    Returns:
-        (H, W) bool.
-    """
-    if instances.max(initial=0) >= LARGEST_EXACT:
-        raise ValueError(f"label maps must stay below {LARGEST_EXACT}")
-    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    labels = np.maximum(instances, 0).astype(np.float32)
-    highest = cv2.dilate(labels, window)
-    lowest = cv2.erode(np.where(labels > 0, labels, np.float32(LARGEST_EXACT)), window)
-    # Background has not been counted as an id on either side, so two different extremes are two objects.
-    return np.asarray((highest != lowest) & (highest > 0))
+Regrow: TypeAlias = Literal["nearest", "watershed", "none"]
+SPARSE = 0.02  # share of a picture's pixels below which they are looked at one by one
+STEP = 8  # levels of 255 that a watershed takes for one
+DENSE = 2**20  # cells of a table that are counted in place rather than sorted
 
 
 def split_instances(
-    pixels: npt.NDArray[np.generic], border: npt.NDArray[np.generic], min_area: int = 20, regrow: bool = True
+    pixels: npt.NDArray[np.generic],
+    border: npt.NDArray[np.generic],
+    min_area: int = 20,
+    regrow: Regrow = "nearest",
+    fill: bool = True,
+    foreground: UInt8Array | None = None,
 ) -> Int32Array:
     """Separate objects: the 4-connected parts of `pixels` without `border`, grown back over the lost border pixels.
 
@@ -83,36 +37,67 @@ def split_instances(
         pixels: (H, W), true inside objects of any class.
         border: (H, W), true where objects touch.
         min_area: parts of fewer pixels are no seeds; what lies alone and is smaller is dropped.
-        regrow: give each remaining pixel of `pixels` to the nearest part, by steps inside `pixels`. An object that
-            the border covers wholly comes back as one of its own. Without it both stay lost.
+        regrow: how the remaining pixels of `pixels` are given to the parts. "nearest": to the one that is fewest
+            steps away inside `pixels`. "watershed": by flooding `foreground` from its peaks. An object that the border
+            covers wholly then comes back as one of its own. "none": they stay lost.
+        fill: give holes that lie inside a single object to it.
+        foreground: (H, W) foreground probability, 0..255; for "watershed".
 
     Returns:
         Label map, objects numbered 1..N without gaps.
+
+    Raises:
+        UserError: there is no such `regrow`.
     """
-    inside, line = np.asarray(pixels, bool), np.asarray(border, bool)
-    instances = connected_parts(inside & ~line, min_area)
-    if not regrow:
-        return instances
-    instances = grow(instances, inside)
-    eaten = connected_parts(inside & (instances == 0), min_area)
-    return np.where(eaten > 0, eaten + instances.max(initial=0), instances).astype(np.int32)
+    if regrow not in get_args(Regrow):
+        raise UserError(f"model.regrow is {regrow!r}: give one of {', '.join(get_args(Regrow))}")
+    inside, line = _framed(np.asarray(pixels, bool)), _framed(np.asarray(border, bool))
+    labels = connected_parts(inside & ~line, min_area)
+    if regrow == "watershed" and foreground is not None:
+        _flood(labels, inside, np.pad(foreground, 1))
+    elif regrow != "none":
+        _spread(labels, inside)
+    if regrow != "none":
+        _add_eaten(labels, inside, min_area)
+    if fill:
+        _fill(labels)
+    return np.ascontiguousarray(labels[1:-1, 1:-1])
 
 
 def connected_parts(mask: BoolArray, min_area: int = 1) -> Int32Array:
     """4-connected parts of at least min_area pixels, numbered 1..N."""
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4, ltype=cv2.CV_32S)
-    kept = stats[:, cv2.CC_STAT_AREA] >= min_area
+    count, found = cv2.connectedComponents(mask.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
+    parts = np.asarray(found, np.int32)
+    if min_area <= 1:
+        return parts
+    starts, lengths = runs_of(parts)
+    old = parts.ravel()[starts]
+    kept = np.bincount(old, lengths, count) >= min_area
+    new = _without_gaps(kept)[old]
+    moved = new != old  # only these are written anew
+    parts.ravel()[_pixels(starts[moved], lengths[moved])] = np.repeat(new[moved], lengths[moved])
+    return parts
+
+
+def _without_gaps(kept: BoolArray) -> Int32Array:
+    """New numbers of the parts 0..N: dropped ones are 0, and the last ones take their places."""
     kept[0] = False
-    numbers = np.zeros(count, np.int32)
-    numbers[kept] = np.arange(1, int(kept.sum()) + 1)
-    return np.asarray(numbers[parts])
+    numbers = np.where(kept, np.arange(len(kept)), 0).astype(np.int32)
+    last = int(kept.sum())
+    numbers[np.flatnonzero(kept[last + 1 :]) + last + 1] = np.flatnonzero(~kept[1 : last + 1]) + 1
+    return numbers
+
+
+def _pixels(starts: Int64Array, lengths: Int64Array) -> Int64Array:
+    """Places of all pixels of some runs."""
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.asarray(np.repeat(starts, lengths) + within, np.int64)
 
 
 def grow(seeds: Int32Array, mask: BoolArray) -> Int32Array:
     """Give every pixel of `mask` that can be reached from a seed to the seed that is fewest steps away.
 
-    Steps go to the four neighbours and never leave `mask`, so nothing grows across a gap. The frontier alone is
-    visited: the work is the number of pixels given, not the picture times the distance.
+    Steps go to the four neighbours and never leave `mask`, so nothing grows across a gap.
 
     Args:
         seeds: label map of the seeds.
@@ -122,44 +107,147 @@ def grow(seeds: Int32Array, mask: BoolArray) -> Int32Array:
         Label map; 0 outside, and in parts of `mask` without a seed.
     """
     labels = np.pad(seeds, 1)
-    open_pixels = np.pad(mask & (seeds == 0), 1).ravel()
-    near_open = cv2.dilate(open_pixels.reshape(labels.shape).astype(np.uint8), np.ones((3, 3), np.uint8))
-    frontier = np.flatnonzero((labels > 0) & (near_open > 0))
-    flat, width = labels.ravel(), labels.shape[1]
+    _spread(labels, _framed(mask))
+    return np.ascontiguousarray(labels[1:-1, 1:-1])
+
+
+def _framed(mask: BoolArray) -> BoolArray:
+    """With a frame of background one pixel broad, so that every pixel of the picture has four neighbours."""
+    framed = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    return np.asarray(framed).view(np.bool_)
+
+
+def _spread(labels: Int32Array, mask: BoolArray) -> None:
+    """`grow` in place, of arrays with a frame; the frontier alone is visited, so the work is the pixels given."""
+    is_open = mask & (labels == 0)
+    near_open = cv2.dilate(is_open.view(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
+    frontier = np.flatnonzero(near_open.view(np.bool_) & (labels > 0))
+    flat, still, width = labels.ravel(), is_open.ravel(), labels.shape[1]
     while len(frontier):
-        steps = np.concatenate([frontier - width, frontier - 1, frontier + 1, frontier + width])
-        sources = np.tile(frontier, 4)
-        free = open_pixels[steps]
-        frontier, first = np.unique(steps[free], return_index=True)
-        flat[frontier] = flat[sources[free][first]]
-        open_pixels[frontier] = False
-    return np.ascontiguousarray(flat.reshape(labels.shape)[1:-1, 1:-1])
+        owners, reached = flat[frontier], []
+        for step in (-width, -1, 1, width):  # the targets of one direction are distinct
+            targets = frontier + step
+            free = still[targets]
+            targets = targets[free]
+            flat[targets], still[targets] = owners[free], False
+            reached.append(targets)
+        frontier = np.concatenate(reached)
 
 
-def vote_classes(instances: Int32Array, class_map: npt.NDArray[np.integer], num_classes: int) -> Int64Array:
-    """The class that most pixels of each object have.
+def _add_eaten(labels: Int32Array, inside: BoolArray, min_area: int) -> None:
+    """Numbers the parts of `inside` that no object has reached, in place; they are few pixels as a rule."""
+    left = inside & (labels == 0)
+    places = np.flatnonzero(left)
+    if len(places) < max(min_area, 1):
+        return
+    if len(places) > SPARSE * left.size:
+        parts = connected_parts(left, min_area).ravel()[places].astype(np.int64)
+    else:
+        parts = _parts_of(places, left.shape[1], min_area)
+    labels.ravel()[places[parts > 0]] = parts[parts > 0] + labels.max(initial=0)
+
+
+def _parts_of(places: Int64Array, width: int, min_area: int, diagonal: bool = False) -> Int64Array:
+    """As `connected_parts`, of a few pixels: the part of each place (rising) in a framed picture, 0 = too small."""
+    right = np.flatnonzero(np.diff(places) == 1)
+    ends = [(right, right + 1)]
+    for step in (width - 1, width, width + 1) if diagonal else (width,):
+        there = np.minimum(np.searchsorted(places, places + step), len(places) - 1)
+        joined = np.flatnonzero(places[there] == places + step)
+        ends.append((joined, there[joined]))
+    one, other = (np.concatenate(part) for part in zip(*ends, strict=True))
+    graph = sparse.coo_array((np.ones(len(one), np.int8), (one, other)), (len(places), len(places)))
+    count, parts = csgraph.connected_components(graph, directed=False)
+    kept = np.bincount(parts, minlength=count) >= min_area
+    return np.asarray(np.where(kept, np.cumsum(kept), 0)[parts], np.int64)
+
+
+def flood(seeds: Int32Array, mask: BoolArray, foreground: UInt8Array) -> Int32Array:
+    """Give the pixels of `mask` to the seeds by a watershed of the foreground probability, its peaks flooded first.
+
+    Vincent & Soille 1991, https://doi.org/10.1109/34.87344, with these seeds in the place of the minima: level by
+    level, each pixel of a level to the seed that is fewest steps away.
 
     Args:
-        instances: label map with N objects.
-        class_map: (H, W), 0 = background, 1 + class; background does not vote.
-        num_classes: K.
+        seeds: label map of the seeds.
+        mask: (H, W) bool, where they may grow.
+        foreground: (H, W), 0..255; flooded in 32 levels.
 
     Returns:
-        (N,) int64 classes in 0..K-1; ties, and objects without any vote, get the lowest.
+        Label map; 0 outside, and in parts of `mask` without a seed.
     """
-    count, width = int(instances.max(initial=0)), num_classes + 1
-    pairs = instances.astype(np.int64).ravel() * width + class_map.ravel()
-    votes = np.bincount(pairs, minlength=(count + 1) * width).reshape(count + 1, width)
-    return np.asarray(votes[1:, 1:].argmax(1), np.int64)
+    labels = np.pad(seeds, 1)
+    _flood(labels, _framed(mask), np.pad(foreground, 1))
+    return np.ascontiguousarray(labels[1:-1, 1:-1])
 
 
-def mean_scores(instances: Int32Array, probability: FloatArray) -> FloatArray:
-    """Mean foreground probability (H, W) inside each of the N objects: (N,) float32 in [0, 1]."""
-    count = int(instances.max(initial=0))
-    areas = np.bincount(instances.ravel(), minlength=count + 1)
-    sums = np.bincount(instances.ravel(), weights=probability.ravel(), minlength=count + 1)
-    means = sums[1:] / np.maximum(areas[1:], 1)
-    return np.clip(means, 0, 1).astype(np.float32)
+def _flood(labels: Int32Array, inside: BoolArray, foreground: UInt8Array) -> None:
+    """`flood` in place, of arrays with a frame."""
+    steps = np.where(inside, foreground // STEP, 0)
+    for step in np.flatnonzero(np.bincount(steps.ravel()))[::-1].tolist():
+        _spread(labels, inside & (steps >= step))
+
+
+def fill_holes(instances: Int32Array) -> Int32Array:
+    """Give background that one object alone encloses (8-connected, away from the picture's edge) to that object.
+
+    Background that several objects enclose, as between three discs, stays background.
+    """
+    labels = np.pad(instances, 1)
+    _fill(labels)
+    return np.ascontiguousarray(labels[1:-1, 1:-1])
+
+
+def _fill(framed: Int32Array) -> None:
+    """`fill_holes` in place, of a label map with a frame."""
+    canvas = (framed != 0).view(np.uint8)
+    cv2.floodFill(canvas, None, (0, 0), 1, flags=8)
+    if cv2.countNonZero(canvas) == canvas.size:
+        return
+    places, width = np.flatnonzero(canvas == 0), canvas.shape[1]
+    if len(places) > SPARSE * canvas.size:
+        hole = cv2.connectedComponents(1 - canvas, connectivity=8, ltype=cv2.CV_32S)[1].ravel()[places]
+    else:
+        hole = _parts_of(places, width, 1, diagonal=True)
+    labels = framed.ravel()
+    first = np.diff(places, prepend=-1) != 1
+    last = np.diff(places, append=canvas.size + 1) != 1
+    ends = np.concatenate([labels[places[first] - 1], labels[places[last] + 1]])
+    owner = _owners(np.concatenate([hole[first], hole[last]]), ends)
+    # The ends of the rows rule most holes out; for those that are left all neighbours are looked at.
+    left = owner[hole] > 0
+    places, hole = places[left], hole[left]
+    around = np.concatenate([labels[places + step] for step in (-width, -1, 1, width)])
+    owner = _owners(np.tile(hole, 4), around)
+    labels[places] = owner[hole]
+
+
+def _owners(hole: npt.NDArray[np.integer], neighbour: Int32Array) -> Int32Array:
+    """By the number of a hole, the one object that all neighbours belong to; 0 where there are several."""
+    count = int(hole.max(initial=0)) + 1
+    hole, neighbour = hole[neighbour != 0], neighbour[neighbour != 0]
+    lowest, highest = np.full(count, np.iinfo(np.int32).max, np.int32), np.zeros(count, np.int32)
+    np.minimum.at(lowest, hole, neighbour)
+    np.maximum.at(highest, hole, neighbour)
+    return np.where(lowest == highest, highest, 0).astype(np.int32)
+
+
+def runs_of(*maps: npt.NDArray[np.generic]) -> tuple[Int64Array, Int64Array]:
+    """Where the flattened maps (H, W) have a new value, any of them, and for how many pixels they keep it."""
+    flat = [values.ravel() for values in maps]
+    changes = np.ones(flat[0].shape, np.bool_)
+    np.not_equal(flat[0][1:], flat[0][:-1], out=changes[1:])
+    for values in flat[1:]:
+        changes[1:] |= values[1:] != values[:-1]
+    starts = np.flatnonzero(changes)
+    return starts, np.diff(starts, append=flat[0].size)
+
+
+def areas_of(instances: Int32Array, count: int) -> Int64Array:
+    """Pixels of each of the objects 1..count: (count,) int64."""
+    starts, lengths = runs_of(instances)
+    sums = np.bincount(np.maximum(instances.ravel()[starts], 0), lengths, count + 1)
+    return sums[1:].astype(np.int64)
 
 
 def relabel(instances: Int32Array) -> tuple[Int32Array, Int64Array]:
@@ -174,8 +262,21 @@ def relabel(instances: Int32Array) -> tuple[Int32Array, Int64Array]:
     return np.where(instances > 0, numbers[np.maximum(instances, 0)], instances).astype(np.int32), old
 
 
-def overlaps(truth: Int32Array, predicted: Int32Array) -> Int64Array:
-    """Pixels that object i of one label map shares with object j of another: (T + 1, P + 1), 0 = background."""
-    rows, columns = int(truth.max(initial=0)) + 1, int(predicted.max(initial=0)) + 1
-    pairs = truth.astype(np.int64).ravel() * columns + predicted.ravel()
-    return np.bincount(pairs, minlength=rows * columns).reshape(rows, columns)
+def shared_pixels(truth: Int32Array, predicted: Int32Array) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Which numbers of two label maps of one size meet, and in how many pixels. Numbers are 0 or more.
+
+    Returns:
+        (M,) numbers in `truth`, (M,) numbers in `predicted`, (M,) pixels; pairs without a pixel are left out, the
+        others in order. The memory grows with the pairs that meet, not with all pairs.
+    """
+    starts, lengths = runs_of(truth, predicted)
+    columns = int(predicted.max(initial=0)) + 1
+    keys = truth.ravel()[starts].astype(np.int64) * columns + predicted.ravel()[starts]
+    if (int(truth.max(initial=0)) + 1) * columns <= DENSE:
+        table = np.bincount(keys, lengths)
+        pairs = np.flatnonzero(table)
+        pixels = table[pairs].astype(np.int64)
+    else:
+        pairs, place = np.unique(keys, return_inverse=True)
+        pixels = np.bincount(place, lengths, len(pairs)).astype(np.int64)
+    return pairs // columns, pairs % columns, pixels

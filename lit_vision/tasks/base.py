@@ -165,7 +165,7 @@ class VisionTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Head first, then one group per stage; learning rates fall by lr_decay with the distance from the head."""
         stages = self.stages or divide(self.backbones, module=self)
-        optimizer = self.optimizer(parameter_groups(self, stages, self.lr_decay))
+        optimizer = self.optimizer(self.grouped(stages))
         scale_learning_rates(optimizer)
         if self.scheduler is None:
             default = warmup_cosine(optimizer, self.total_steps, self.warmup)
@@ -175,6 +175,10 @@ class VisionTask(pl.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             config["monitor"] = getattr(scheduler, "monitor", self.monitor)
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def grouped(self, stages: Stages) -> list[dict[str, Any]]:
+        """The optimizer's parameter groups; a task with several networks may give them rates of their own."""
+        return parameter_groups(self, stages, self.lr_decay)
 
     @property
     def total_steps(self) -> int:

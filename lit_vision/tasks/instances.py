@@ -1,29 +1,37 @@
 """Every object on its own: one network for the pixels of objects, one for the pixels between touching objects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lit_vision.data.geometry import visible_rectangle
-from lit_vision.data.restore import restore_scores
 from lit_vision.errors import UserError
+from lit_vision.losses.border import BorderLoss
 from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, SegmentationLoss, SumLoss
 from lit_vision.metrics.instances import InstanceMetrics
-from lit_vision.networks.backbones import preprocessing_of
-from lit_vision.networks.licences import licence_of
-from lit_vision.networks.preprocess import Preprocess
-from lit_vision.networks.segmentation import create_segmenter
-from lit_vision.ops.instances import Separation
-from lit_vision.tasks.base import VisionTask
-from lit_vision.types import IGNORE_INDEX, FloatArray, InstanceBatch, InstancePrediction
+from lit_vision.metrics.maps import MapIoU
+from lit_vision.networks.two_masks import second_arguments
+from lit_vision.ops.averaging import Flip, check_views, mean_over_views
+from lit_vision.ops.instances import Regrow
+from lit_vision.ops.tiles import blended_rows
+from lit_vision.tasks.instance_maps import (
+    as_prediction,
+    filled_maps,
+    restored_maps,
+    tile_probabilities,
+    tile_transform,
+    visible_maps,
+)
+from lit_vision.tasks.tuning import Tuning, say_found
+from lit_vision.tasks.two_masks import Train, TwoMaskTask
+from lit_vision.types import IGNORE_INDEX, InstanceBatch, InstancePrediction, UInt8Array
 
 
-class InstanceSegmenter(VisionTask):
+class InstanceSegmenter(TwoMaskTask):
     """Finds and outlines every object, touching ones included.
 
     The first network says for each pixel background or which class, the second whether objects touch there. Objects
@@ -36,6 +44,7 @@ class InstanceSegmenter(VisionTask):
         encoder: of the first network: any timm network with a feature pyramid.
         border_decoder: of the second network; null = the first one's.
         border_encoder: of the second network; null = the first one's.
+        shared_encoder: both decoders take the features of the first encoder: about half the cost.
         pretrained: download the weights of both encoders.
         weights: file of the first encoder's weights instead.
         border_weights: file of the second encoder's; null = the first one's where the encoders are the same.
@@ -46,13 +55,21 @@ class InstanceSegmenter(VisionTask):
         in_channels: channels of the pictures.
         mean: of the pixels scaled to 0..1, by channel; null = as each encoder's weights expect.
         std: likewise.
+        train: "both" networks at once, or one after the other: "pixels" alone in a first run, whose checkpoint gives
+            objects without a border; then "border" alone in a second one with `start_from`.
+        start_from: a checkpoint of this task whose weights are the first ones; unlike --ckpt_path, a new run.
         loss: of the pixels; null = cross entropy + Dice.
-        border_loss: of the border; null = cross entropy + Dice, in which a border pixel weighs `border_pixel_weight`.
+        border_loss: of the border; null = BorderLoss with `border_pixel_weight`.
         border_pixel_weight: a gap in a border merges two objects, a border too broad costs little: hence more than 1.
-        pixel_threshold: foreground probability from which a pixel lies in an object.
-        border_threshold: border probability from which a pixel is cut out; worth tuning on the validation split.
-        min_area: pixels of the network's input; smaller parts are dropped.
-        regrow: give the cut-out pixels back.
+        border_lr_factor: factor on the learning rate of the border network.
+        pixel_threshold: foreground probability from which a pixel lies in an object; null = found on the validation
+            split with the next two, together, after each validation; 0.5 before the first.
+        border_threshold: border probability from which a pixel is cut out; null = found, 0.3 before the first.
+        min_area: pixels of the network's input; smaller parts are dropped; null = found, 20 before the first.
+        regrow: how the cut-out pixels are given back: to the "nearest" object, by "watershed", or "none".
+        fill_holes: give holes inside one object to it.
+        tta_scales: in test and prediction both maps are the mean over pictures scaled by these factors; null = [1.0].
+        tta_flips: likewise over mirrored ones: "horizontal" (left to right), "vertical".
         training: what all tasks share: optimizer, scheduler, lr_decay, freeze, ... see `VisionTask`.
     """
 
@@ -66,6 +83,7 @@ class InstanceSegmenter(VisionTask):
         encoder: str = "resnet34",
         border_decoder: str | None = None,
         border_encoder: str | None = None,
+        shared_encoder: bool = False,
         pretrained: bool = False,
         weights: str | None = None,
         border_weights: str | None = None,
@@ -76,129 +94,153 @@ class InstanceSegmenter(VisionTask):
         in_channels: int = 3,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        train: Train = "both",
+        start_from: str | None = None,
         loss: SegmentationLoss | None = None,
         border_loss: SegmentationLoss | None = None,
         border_pixel_weight: float = 5.0,
-        pixel_threshold: float = 0.5,
-        border_threshold: float = 0.3,
-        min_area: float = 20,
-        regrow: bool = True,
+        border_lr_factor: float = 1.0,
+        pixel_threshold: float | None = None,
+        border_threshold: float | None = None,
+        min_area: float | None = None,
+        regrow: Regrow | bool = "nearest",
+        fill_holes: bool = True,
+        tta_scales: list[float] | None = None,
+        tta_flips: list[Flip] | None = None,
         **training: Any,
     ) -> None:
         super().__init__(class_names, **training)
-        _check(pixel_threshold=pixel_threshold, border_threshold=border_threshold)
-        first = _network(decoder, encoder, in_channels, encoder_args, decoder_args)
-        second = _network(border_decoder, border_encoder, in_channels, border_encoder_args, border_decoder_args, first)
-        if second["encoder"] == encoder:
-            border_weights = border_weights or weights
-        self.network = create_segmenter(classes=self.num_classes + 1, pretrained=pretrained, weights=weights, **first)
-        self.border_network = create_segmenter(classes=1, pretrained=pretrained, weights=border_weights, **second)
-        self.licence = licence_of(self.backbones.values(), pretrained, weights, border_weights)
-        self.preprocess = _preprocess(self.network.backbone, in_channels, mean, std)
-        self.border_preprocess = _preprocess(self.border_network.backbone, in_channels, mean, std)
+        if train not in get_args(Train):
+            raise UserError(f"model.train is {train!r}: give one of {', '.join(get_args(Train))}")
+        self.trained, self.start_from, self.shared_encoder = train, start_from, shared_encoder
+        self.border_lr_factor = border_lr_factor
+        self.views: dict[str, Any] = {"scales": tta_scales or [1.0], "flips": tta_flips or []}
+        check_views(**self.views)
+        self.tuning = Tuning(pixel_threshold, border_threshold, min_area, regrow, fill_holes, train != "pixels")
+        self.separation, self.search = self.tuning.start, self.tuning.search
+        first: dict[str, Any] = {"decoder": decoder, "encoder": encoder, "in_channels": in_channels}
+        first |= {"encoder_args": encoder_args, "decoder_args": decoder_args}
+        asked: dict[str, Any] = {"decoder": border_decoder, "encoder": border_encoder}
+        asked |= {"decoder_args": border_decoder_args, "encoder_args": border_encoder_args}
+        second = second_arguments(first, **asked)
+        self._build(first, second, pretrained, weights, border_weights, mean, std)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
-        self.border_loss = border_loss or SumLoss([CrossEntropyLoss([1.0, border_pixel_weight]), DiceLoss()])
-        self.separation = Separation(pixel_threshold, border_threshold, min_area, regrow)
+        self.border_loss = border_loss or BorderLoss(border_pixel_weight)
         self.metrics = nn.ModuleDict({stage: InstanceMetrics(self.num_classes) for stage in ("val", "test")})
+        self.map_metrics = nn.ModuleDict({stage: MapIoU() for stage in ("val", "test")})
+        if train == "pixels":
+            self.monitor = "val/pixel_iou"
         border = {f"border_{key}": value for key, value in second.items() if key != "in_channels"}
-        self.save_hyperparameters({**first, **border, **asdict(self.separation), "mean": mean, "std": std})
+        chosen = {"mean": mean, "std": std, "shared_encoder": shared_encoder, "train": train}
+        chosen |= {"tta_scales": self.views["scales"], "tta_flips": self.views["flips"]}
+        self.save_hyperparameters({**first, **border, **asdict(self.separation), **chosen})
 
-    @property
-    def backbones(self) -> dict[str, nn.Module]:
-        """Both encoders."""
-        return {
-            "network.network.encoder.model": self.network.backbone,
-            "border_network.network.encoder.model": self.border_network.backbone,
-        }
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) -> logits of background and classes (B, K + 1, H, W), and of the border (B, 1, H, W)."""
-        pixels: Tensor = self.network(self.preprocess(images))
-        border: Tensor = self.border_network(self.border_preprocess(images))
-        return pixels, border
-
+    # --- training -----------------------------------------------------------------------------------------------
     def training_step(self, batch: InstanceBatch, batch_idx: int) -> Tensor:
-        """Sum of both networks' losses."""
-        pixels, border = self(batch["image"])
-        loss = self._loss(pixels, border, batch)
+        """Sum of the losses of the networks that train."""
+        pixels, border = self(batch["image"], pixels=self.trained != "border", border=self.trained != "pixels")
+        loss = torch.stack(list(self._losses(pixels, border, batch).values())).sum()
         self.log_loss("train", loss, len(batch["image"]))
         return loss
 
-    def _loss(self, pixels: Tensor, border: Tensor, batch: InstanceBatch) -> Tensor:
-        loss: Tensor = self.loss(pixels, batch["mask"]) + self.border_loss(border, batch["border"])
-        return loss
+    def _probabilities(self, images: Tensor) -> Tensor:
+        """(B, K + 2, H, W): background, classes, border."""
+        pixels, border = self(images)
+        return torch.cat([pixels.float().softmax(1), border.float().sigmoid()], 1)
 
+    # --- evaluation ---------------------------------------------------------------------------------------------
     def _evaluate(self, batch: InstanceBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Any]]:
         pixels, border = self(batch["image"])
-        self.log_loss(stage, self._loss(pixels, border, batch), len(batch["image"]))
+        losses = self._losses(pixels, border, batch)
+        self.log_loss(stage, torch.stack(list(losses.values())).sum(), len(batch["image"]))
+        if len(losses) > 1:
+            each = {f"{stage}/{name}": loss.detach() for name, loss in losses.items()}
+            self.log_dict(each, batch_size=self.weight(stage, len(batch["image"])), sync_dist=True)
+        maps = torch.cat([pixels.float().softmax(1), border.float().sigmoid()], 1)
+        if stage == "test" and self.views != {"scales": [1.0], "flips": []}:
+            maps = mean_over_views(self._probabilities, batch["image"], **self.views)
+        cast(MapIoU, self.map_metrics[stage]).update(1 - maps[:, 0], maps[:, -1], batch["mask"], batch["border"])
         predictions = []
-        for i, maps in enumerate(_probabilities(pixels, border)):
-            prediction = _prediction(self.separation, self._visible(maps, batch, i))
-            there = (batch["instances"][i], batch["labels"][i], batch["mask"][i] == IGNORE_INDEX)
-            given = (prediction["instances"], prediction["labels"], prediction["scores"])
-            metrics.update(int(batch["index"][i]), *given, *there)
+        for i, found in enumerate(maps.cpu().numpy()):
+            shown = visible_maps(found, batch, i)
+            prediction = as_prediction(self.separation, shown, self.num_classes)
+            if not self.tuning.keep(batch, i, shown):
+                there = (batch["instances"][i], batch["labels"][i], batch["mask"][i] == IGNORE_INDEX)
+                given = (prediction["instances"], prediction["labels"], prediction["scores"])
+                metrics.update(int(batch["index"][i]), *given, *there)
             predictions.append(prediction)
-        return predictions
+        return cast(Sequence[Mapping[str, Any]], predictions)
 
+    def on_validation_epoch_start(self) -> None:
+        """Keeps the maps of a validation in a training, for the thresholds that are to be found."""
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.tuning.begin()
+
+    def on_validation_epoch_end(self) -> None:
+        """Thresholds for these weights, then the metrics with them."""
+        found = self.tuning.finish(cast(InstanceMetrics, self.metrics["val"]), self.log_dict)
+        if found is not None:
+            self._adopt(replace(found))
+        super().on_validation_epoch_end()
+
+    def _adopt(self, separation: Any) -> None:
+        self.separation = separation
+        self.hparams.update(asdict(separation))
+
+    def on_fit_end(self) -> None:
+        """Says what was found."""
+        if self.tuning.done:
+            say_found(self.separation, self.tuning.found)
+
+    def _log_metrics(self, stage: str) -> None:
+        metric = cast(MapIoU, self.map_metrics[stage])
+        self.log_dict({f"{stage}/{name}": value for name, value in metric.compute().items()})
+        metric.reset()
+        super()._log_metrics(stage)
+
+    # --- prediction ---------------------------------------------------------------------------------------------
     def predict_step(self, batch: InstanceBatch, batch_idx: int) -> list[InstancePrediction]:
         """Objects of each picture in its original pixels: both maps are brought back before they are separated."""
-        predictions = []
+        maps = mean_over_views(self._probabilities, batch["image"], **self.views).cpu().numpy()
         frames, sizes = batch["frame"].cpu().numpy(), batch["size"].tolist()
-        for maps, frame, size in zip(_probabilities(*self(batch["image"])), frames, sizes, strict=True):
-            area = self.separation.min_area / abs(np.linalg.det(frame[:, :2]))
-            restored = restore_scores(maps, frame, tuple(size))
-            predictions.append(_prediction(replace(self.separation, min_area=area), restored))
+        predictions = []
+        for one, frame, size in zip(maps, frames, sizes, strict=True):
+            restored = restored_maps(one, frame, (int(size[0]), int(size[1])))
+            predictions.append(as_prediction(self._at_scale(frame), restored, self.num_classes))
         return predictions
 
-    def _visible(self, maps: FloatArray, batch: InstanceBatch, i: int) -> FloatArray:
-        """The maps of image i with background in the padding, which no prediction for people contains either."""
-        frame = np.vstack([batch["frame"][i].cpu().numpy(), [0, 0, 1]])
-        size = (int(batch["size"][i][0]), int(batch["size"][i][1]))
-        rows, columns = visible_rectangle(frame, size, (maps.shape[1], maps.shape[2]))
-        shown = np.zeros_like(maps)
-        shown[0] = 1
-        shown[:, rows, columns] = maps[:, rows, columns]
-        return shown
+    def predict_whole(self, image: UInt8Array) -> InstancePrediction:
+        """Objects of a picture (H, W, C) uint8 of any size: maps from overlapping tiles, separated once as a whole.
 
+        Nothing is stitched, so an object that many tiles share is as good as any other. The memory is about 25 bytes a
+        pixel of the picture, whatever the number of classes, and that of one row of tiles.
+        """
+        assert self.tile is not None
+        size = (image.shape[0], image.shape[1])
+        first = image[: self.tile, : self.tile]
 
-def _probabilities(pixels: Tensor, border: Tensor) -> FloatArray:
-    """(B, K + 2, H, W): background, classes, border."""
-    maps: FloatArray = torch.cat([pixels.float().softmax(1), border.float().sigmoid()], 1).cpu().numpy()
-    return maps
+        def probabilities(images: Tensor) -> Tensor:
+            batch = self.on_after_batch_transfer({"image": images.to(self.device)}, 0)
+            return mean_over_views(self._probabilities, batch["image"], **self.views)
 
+        def maps_of(boxes: Any) -> Iterator[Tensor]:
+            return tile_probabilities(image, boxes, self.data, probabilities)
 
-def _prediction(separation: Separation, maps: FloatArray) -> InstancePrediction:
-    instances, labels, scores = separation(maps[:-1], maps[-1])
-    return {
-        "instances": torch.from_numpy(instances),
-        "labels": torch.from_numpy(labels),
-        "scores": torch.from_numpy(scores),
-    }
+        whole = filled_maps(size, blended_rows(size, self.tile, self.tile_overlap, maps_of))
+        frame = tile_transform(self.data)(first).frame
+        return as_prediction(self._at_scale(np.asarray(frame)), whole, self.num_classes)
 
+    def _at_scale(self, frame: Any) -> Any:
+        """The separation for the original's pixels: `min_area` is of the network's."""
+        return replace(self.separation, min_area=self.separation.min_area / abs(np.linalg.det(frame[:, :2])))
 
-def _network(
-    decoder: str | None,
-    encoder: str | None,
-    in_channels: int,
-    encoder_args: dict[str, Any] | None,
-    decoder_args: dict[str, Any] | None,
-    model: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Arguments of `create_segmenter`; what is not said is as in `model`, if the names are the same."""
-    model = model or {}
-    made = {"decoder": decoder or model["decoder"], "encoder": encoder or model["encoder"]}
-    same_encoder, same_decoder = (made[key] == model.get(key) for key in ("encoder", "decoder"))
-    made["encoder_args"] = encoder_args or (model["encoder_args"] if same_encoder else None)
-    made["decoder_args"] = decoder_args or (model["decoder_args"] if same_decoder else None)
-    return {**made, "in_channels": in_channels}
+    # --- checkpoints --------------------------------------------------------------------------------------------
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the thresholds in force."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["lit_vision"]["separation"] = asdict(self.separation)
 
-
-def _preprocess(backbone: nn.Module, channels: int, mean: list[float] | None, std: list[float] | None) -> Preprocess:
-    expected = preprocessing_of(backbone, channels)
-    return Preprocess(mean or expected.mean, std or expected.std)
-
-
-def _check(**thresholds: float) -> None:
-    for name, value in thresholds.items():
-        if not 0 <= value < 1:
-            raise UserError(f"model.{name} is {value}, but it must be at least 0 and below 1")
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes over the thresholds that were found and that this experiment does not set."""
+        super().on_load_checkpoint(checkpoint)
+        self._adopt(self.tuning.adopted(checkpoint["lit_vision"].get("separation", {})))

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from lit_vision.errors import UserError
 from lit_vision.metrics.instances import InstanceMetrics
 from lit_vision.ops.instances import connected_parts, relabel
 
 CLASSES = 3
+NAMES = ("ap", "ap_50", "ap_75", "pq", "sq", "rq", "f1_50", "f1_75", "f1_90", "count_error", "aji", "merged", "split")
 Picture = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -177,7 +179,7 @@ def test_exact_halves_match_once_at_the_lowest_threshold() -> None:
 def test_perfect_and_empty() -> None:
     truth = one_row((0, 10), (20, 30))
     perfect = measure([single(truth, truth, [0.9, 0.8]), single(one_row(), one_row(), [])])
-    assert perfect == {"ap": 1, "ap_50": 1, "ap_75": 1, "pq": 1, "sq": 1, "rq": 1, "count_error": 0}
+    assert perfect == {name: float(name not in ("count_error", "merged", "split")) for name in NAMES}
     nothing = measure([single(one_row(), one_row(), [])])
     assert set(nothing.values()) == {0.0}
     invented = measure([single(one_row(), truth, [0.5, 0.6])])
@@ -218,6 +220,81 @@ def test_components_of_noise_are_measured_without_a_limit_on_their_number() -> N
     values = measure([single(truth, truth, [0.5] * truth.max())])
     assert truth.max() > 300
     assert (values["ap"], values["pq"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("crowd", "ignored"), [(False, False), (True, False), (True, True)])
+def test_f1_aji_merges_and_splits_equal_naive_loops(crowd: bool, ignored: bool) -> None:
+    pictures = [picture(i, crowd, ignored) for i in range(12)]
+    values = measure(pictures)
+    for name, value in naive(pictures).items():
+        assert values[name] == pytest.approx(value, abs=1e-12), name
+    assert min(values["f1_75"], values["aji"]) > 0.1
+
+
+def test_merges_and_splits_are_counted() -> None:
+    truth = one_row((0, 10), (10, 20), (24, 34), (35, 40))
+    predicted = one_row((0, 20), (24, 28), (29, 33), (35, 40))  # two glued, one cut in two, one whole
+    values = measure([single(truth, predicted, [0.5] * 4)])
+    assert (values["merged"], values["split"]) == (0.5, 0.25)
+    # Both glued objects choose the first prediction: 10 of 20 twice; 4 of 10 and 5 of 5; the other half is unused.
+    assert values["aji"] == pytest.approx((10 + 10 + 4 + 5) / (20 + 20 + 10 + 5 + 4))
+
+
+def test_f1_equals_stardists_formula_and_torchmetrics_panoptic_quality() -> None:
+    quality = pytest.importorskip("torchmetrics.detection").PanopticQuality
+    pictures = [(t, labels * 0, p, kinds * 0, s, v) for t, labels, p, kinds, s, v in map(picture, range(8))]
+    theirs = quality(things={1}, stuffs={0}, return_sq_and_rq=True, return_per_class=True)
+    for truth, _, predicted, _, _, _ in pictures:
+        maps = [torch.from_numpy(np.stack([(array > 0).astype(int), array], -1))[None] for array in (predicted, truth)]
+        theirs.update(*maps)
+    values = measure(pictures)
+    pq, sq, rq = theirs.compute()[0].tolist()
+    assert (values["pq"], values["sq"], values["rq"]) == pytest.approx((pq, sq, rq), abs=1e-6)
+
+
+def test_labels_that_do_not_fit_the_numbers_are_named() -> None:
+    truth, labels, *rest = single(one_row((0, 4), (6, 9)), one_row((0, 4)), [0.5])
+    with pytest.raises(UserError, match="the true label map goes up to object 2, but there are 1 labels"):
+        measure([(truth, labels[:1], *rest)])
+
+
+def naive(pictures: list[Picture]) -> dict[str, float]:
+    """By sets of pixels, an object at a time."""
+    hits, sizes = np.zeros((3, CLASSES)), np.zeros((3, CLASSES))
+    aji, glued, cut, objects = [], 0, 0, 0
+    for truth, labels, predicted, kinds, _, void in pictures:
+        nowhere = pixels_in((truth < 0) | (void & (truth <= 0)))
+        true = [pixels_in(truth == k + 1) for k in range(len(labels))]
+        found = [pixels_in(predicted == k + 1) for k in range(len(kinds))]
+        objects += len(true)
+        for level, threshold in enumerate((0.5, 0.75, 0.9)):
+            for c in range(CLASSES):
+                mine = [one for one, kind in zip(found, kinds, strict=True) if kind == c]
+                theirs = [one for one, label in zip(true, labels, strict=True) if label == c]
+                matched = [one for one in mine if any(len(one & o) / len(one | o) >= threshold for o in theirs)]
+                free = [one for one in mine if one not in matched and len(one & nowhere) / len(one) < threshold]
+                hits[level, c] += 2 * len(matched)
+                sizes[level, c] += len(matched) + len(free) + len(theirs)
+        shared = joined = 0
+        chosen = set()
+        for one in true:
+            ious = [len(one & other) / len(one | (other - nowhere)) for other in found]
+            best = int(np.argmax(ious)) if ious and max(ious) > 0 else None
+            shared += 0 if best is None else len(one & found[best])
+            joined += len(one) if best is None else len(one | (found[best] - nowhere))
+            chosen.add(best)
+        joined += sum(len(other - nowhere) for k, other in enumerate(found) if k not in chosen)
+        aji += [shared / joined] if joined else []
+        held = [sum(len(one & other) > len(one) / 2 for one in true) for other in found]
+        glued += sum(count for count in held if count > 1)
+        cut += sum(sum(len(one & other) > len(other) / 2 for other in found) > 1 for one in true)
+    f1 = [float(np.mean(hit[size > 0] / size[size > 0])) for hit, size in zip(hits, sizes, strict=True)]
+    named = dict(zip(("f1_50", "f1_75", "f1_90"), f1, strict=True))
+    return {**named, "aji": float(np.mean(aji)), "merged": glued / objects, "split": cut / objects}
+
+
+def pixels_in(mask: np.ndarray) -> set[int]:
+    return set(np.flatnonzero(mask).tolist())
 
 
 SHARES = [[[0, 2, 4], [1, 3, 0]], [[0, 1], []]]  # one image comes twice; nothing for the second process

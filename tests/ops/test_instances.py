@@ -3,17 +3,23 @@
 import cv2
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from lit_vision.errors import UserError
+from lit_vision.ops import instances as ops
+from lit_vision.ops.borders import touching_border
 from lit_vision.ops.instances import (
+    areas_of,
     connected_parts,
+    fill_holes,
+    flood,
     grow,
-    mean_scores,
-    overlaps,
     relabel,
+    shared_pixels,
     split_instances,
-    touching_border,
-    vote_classes,
 )
+
+CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
 def ellipses(seed: int, size: int = 160, count: int = 30) -> np.ndarray:
@@ -36,40 +42,6 @@ def two_touching_squares() -> np.ndarray:
     return labels
 
 
-@pytest.mark.parametrize("radius", [1, 2, 3])
-def test_border_of_touching_squares_is_a_band_of_twice_the_radius(radius: int) -> None:
-    border = touching_border(two_touching_squares(), radius)
-    expected = np.zeros((8, 12), bool)
-    expected[:, 6 - radius : 6 + radius] = True  # the rows of background above and below see both objects too
-    assert np.array_equal(border, expected)
-
-
-def test_border_fills_narrow_gaps_only() -> None:
-    labels = np.zeros((5, 12), np.int32)
-    labels[:, :3], labels[:, 4:7], labels[:, 11:] = 1, 2, 3  # gaps of one and of four pixels
-    assert touching_border(labels, 2)[2].nonzero()[0].tolist() == [2, 3, 4]
-    assert touching_border(labels, 1)[2].nonzero()[0].tolist() == [3]
-
-
-def test_border_ignores_the_outer_contour_background_and_crowds() -> None:
-    alone = np.zeros((9, 9), np.int32)
-    alone[2:7, 2:7] = 7
-    assert not touching_border(alone, 3).any()
-    assert not touching_border(np.where(alone > 0, alone, -1).astype(np.int32), 3).any()
-    assert not touching_border(np.zeros((4, 4), np.int32), 2).any()
-
-
-def test_border_equals_a_direct_search() -> None:
-    labels, radius = ellipses(1, size=64, count=8), 2
-    padded = np.pad(labels, radius)
-    expected = np.zeros(labels.shape, bool)
-    for y, x in np.ndindex(*labels.shape):
-        seen = set(np.unique(padded[y : y + 2 * radius + 1, x : x + 2 * radius + 1])) - {0}
-        expected[y, x] = len(seen) > 1
-    assert expected.any()
-    assert np.array_equal(touching_border(labels, radius), expected)
-
-
 def test_touching_discs_are_two_instances() -> None:
     truth = np.zeros((15, 30), np.int32)
     cv2.circle(truth, (8, 7), 6, 1, -1)
@@ -85,7 +57,7 @@ def test_touching_discs_are_two_instances() -> None:
 def test_without_regrowing_exactly_the_border_is_lost() -> None:
     truth = two_touching_squares()
     border = touching_border(truth, 1)
-    instances = split_instances(truth > 0, border, min_area=1, regrow=False)
+    instances = split_instances(truth > 0, border, min_area=1, regrow="none")
     assert np.array_equal(instances > 0, (truth > 0) & ~border)
 
 
@@ -157,24 +129,12 @@ def test_perfect_maps_give_the_objects_back(radius: int) -> None:
     for seed in range(4):
         truth = ellipses(seed)
         instances = split_instances(truth > 0, touching_border(truth, radius), min_area=20)
-        table = overlaps(truth, instances)
+        table = np.zeros((truth.max() + 1, instances.max() + 1), int)
+        np.add.at(table, (truth, instances), 1)
         ious = table[1:, 1:] / (table.sum(1)[1:, None] + table.sum(0)[None, 1:] - table[1:, 1:])
         assert instances.max() == truth.max()
         shared, joined = shared + ious.max(1).sum(), joined + len(ious)
     assert shared / joined > 0.97  # the reference measured .997 and .987 on rounder ones
-
-
-def test_votes_by_hand() -> None:
-    instances = np.array([[1, 1, 1, 0], [2, 2, 2, 3]], np.int32)
-    classes = np.array([[2, 2, 1, 3], [0, 0, 1, 0]])
-    assert vote_classes(instances, classes, 3).tolist() == [1, 0, 0]  # background does not vote, nor do pixels outside
-    assert vote_classes(np.zeros((2, 4), np.int32), classes, 3).tolist() == []
-
-
-def test_scores_by_hand() -> None:
-    instances = np.array([[1, 1, 0], [2, 2, 2]], np.int32)
-    probability = np.array([[0.5, 1.0, 0.9], [0.6, 0.6, 0.9]], np.float32)
-    np.testing.assert_allclose(mean_scores(instances, probability), [0.75, 0.7], atol=1e-7)
 
 
 def test_relabel_closes_gaps_and_keeps_crowds() -> None:
@@ -183,12 +143,138 @@ def test_relabel_closes_gaps_and_keeps_crowds() -> None:
     assert old.tolist() == [2, 5, 9]
 
 
-def test_overlaps_by_hand() -> None:
+def test_shared_pixels_by_hand() -> None:
     truth = np.array([[1, 1, 0], [2, 2, 0]], np.int32)
     predicted = np.array([[1, 0, 0], [1, 1, 1]], np.int32)
-    assert overlaps(truth, predicted).tolist() == [[1, 1], [1, 1], [0, 2]]
+    rows, columns, pixels = shared_pixels(truth, predicted)
+    assert list(zip(rows, columns, pixels, strict=True)) == [(0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1), (2, 1, 2)]
 
 
-def test_more_labels_than_float32_can_tell_apart_are_refused() -> None:
-    with pytest.raises(ValueError, match="16777216"):
-        touching_border(np.full((2, 2), 2**24, np.int32))
+@pytest.mark.parametrize("dense", [2**20, 0])
+def test_shared_pixels_equal_a_full_table(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "DENSE", dense)
+    rng = np.random.default_rng(0)
+    truth, predicted = (np.repeat(rng.integers(0, 40, (50, 20)), 3, 1).astype(np.int32) for _ in range(2))
+    table = np.zeros((40, 40), int)
+    np.add.at(table, (truth, predicted), 1)
+    rows, columns, pixels = shared_pixels(truth, predicted)
+    assert np.array_equal(np.stack([rows, columns]), table.nonzero())
+    assert np.array_equal(pixels, table[table > 0])
+
+
+def test_areas_by_hand() -> None:
+    assert areas_of(np.array([[1, 1, -1], [0, 3, 3]], np.int32), 4).tolist() == [2, 0, 2, 0]
+
+
+def test_a_dropped_part_leaves_no_gap_in_the_numbers() -> None:
+    mask = np.zeros((3, 15), bool)
+    mask[:, 0:3] = mask[1, 4] = mask[:, 6:9] = mask[0, 10] = mask[:, 12:15] = True
+    parts = connected_parts(mask, 4)
+    assert sorted(np.unique(parts)) == [0, 1, 2, 3]
+    assert (parts[1, 4], parts[0, 10]) == (0, 0)
+    assert [len(np.unique(parts[:, at : at + 3])) for at in (0, 6, 12)] == [1, 1, 1]
+
+
+def test_a_hole_of_one_object_is_filled_and_a_gap_between_several_is_not() -> None:
+    rings = np.zeros((9, 20), np.int32)
+    rings[1:8, 1:8] = 1
+    rings[3:6, 3:6] = 0  # inside object 1
+    rings[1:8, 10:14], rings[1:8, 14:19] = 2, 3
+    rings[4, 13:15] = 0  # between objects 2 and 3
+    rings[0:2, 16] = 0  # open to the outside
+    filled = fill_holes(rings)
+    expected = rings.copy()
+    expected[3:6, 3:6] = 1
+    assert np.array_equal(filled, expected)
+
+
+def test_a_hole_at_the_edge_or_with_another_object_inside_stays() -> None:
+    cut = np.ones((5, 5), np.int32)
+    cut[2, 0] = 0  # touches the edge: it may go on outside
+    assert np.array_equal(fill_holes(cut), cut)
+    nested = np.ones((9, 9), np.int32)
+    nested[2:7, 2:7], nested[4, 4] = 0, 2
+    assert np.array_equal(fill_holes(nested), nested)
+
+
+@pytest.mark.parametrize("share", [-1.0, 0.02])
+def test_holes_equal_those_found_one_by_one(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "SPARSE", share)  # both ways of finding the parts
+    truth = ellipses(5)
+    holed = np.where(np.random.default_rng(1).random(truth.shape) < 0.02, 0, truth).astype(np.int32)
+    parts, count = ndimage.label(holed == 0, np.ones((3, 3)))
+    expected = holed.copy()
+    for k in range(1, count + 1):
+        y, x = np.nonzero(parts == k)
+        if min(*y, *x) > 0 and max(y) < 159 and max(x) < 159:
+            owners = {int(holed[y[i] + dy, x[i] + dx]) for i in range(len(y)) for dy, dx in CROSS} - {0}
+            expected[y, x] = owners.pop() if len(owners) == 1 else 0
+    assert (expected != holed).sum() > 50
+    assert np.array_equal(fill_holes(holed), expected)
+
+
+@pytest.mark.parametrize("share", [-1.0, 0.02])
+def test_what_no_seed_reaches_becomes_objects_whichever_way_it_is_found(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "SPARSE", share)
+    pixels = np.zeros((20, 40), bool)
+    pixels[2:8, 2:8], pixels[2:5, 12:16], pixels[9, 30:39] = True, True, True
+    pixels[9:11, 38], pixels[15, 0], pixels[16, 39] = True, True, True  # specks at both ends of neighbouring rows
+    border = np.zeros_like(pixels)
+    border[:, 10:] = True
+    instances = split_instances(pixels, border, min_area=5)
+    assert instances.max() == 3
+    assert sorted(areas_of(instances, 3)) == [10, 12, 36]
+
+
+def test_flooding_follows_the_ridge_and_keeps_to_the_mask() -> None:
+    foreground = np.full((5, 12), 200, np.uint8)
+    foreground[:, 7] = 90  # the valley lies nearer to the right seed
+    seeds = np.zeros((5, 12), np.int32)
+    seeds[2, 1], seeds[2, 9] = 1, 2
+    mask = np.ones((5, 12), bool)
+    mask[0] = False
+    flooded = flood(seeds, mask, foreground)
+    assert (flooded[0] == 0).all()
+    assert (flooded[1:, :7] == 1).all()
+    assert (flooded[1:, 8:] == 2).all()
+    assert (grow(seeds, mask)[2, 6]) == 2  # the nearest seed is another one
+
+
+def test_flooding_agrees_with_scikit_image() -> None:
+    segmentation = pytest.importorskip("skimage.segmentation", reason="scikit-image is the oracle")
+    truth = ellipses(3)
+    seeds = np.where(touching_border(truth, 3), 0, truth).astype(np.int32)
+    smooth = cv2.GaussianBlur(np.random.default_rng(0).random(truth.shape).astype(np.float32), (0, 0), 3)
+    levels = (cv2.normalize(smooth, None, 0, 31, cv2.NORM_MINMAX) * 8).astype(np.uint8)
+    theirs = segmentation.watershed(255 - levels, seeds, mask=truth > 0, connectivity=1)
+    given = (truth > 0) & (seeds == 0)
+    ours = flood(seeds, truth > 0, levels)
+    assert np.array_equal(ours > 0, theirs > 0)
+    agree = (ours == theirs)[given].mean()
+    assert agree > 0.9  # ties within a level differ
+    assert (grow(seeds, truth > 0) == theirs)[given].mean() < agree - 0.05  # negative control
+
+
+def test_an_unknown_way_to_grow_is_named() -> None:
+    with pytest.raises(UserError, match=r"model.regrow is 'dilate': give one of nearest, watershed, none"):
+        split_instances(np.ones((2, 2)), np.zeros((2, 2)), regrow="dilate")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("regrow", ["nearest", "watershed", "none"])
+def test_extremes(regrow: str) -> None:
+    nothing, everything = np.zeros((7, 9), bool), np.ones((7, 9), bool)
+    levels = np.full((7, 9), 200, np.uint8)
+    assert not split_instances(nothing, nothing, regrow=regrow, foreground=levels).any()
+    assert not split_instances(nothing, everything, regrow=regrow, foreground=levels).any()
+    assert (split_instances(everything, nothing, regrow=regrow, foreground=levels) == 1).all()
+    assert split_instances(np.ones((1, 1)), np.zeros((1, 1)), 1, regrow, foreground=levels[:1, :1]).tolist() == [[1]]
+
+
+def test_seventy_thousand_objects() -> None:
+    pixels = np.zeros((600, 1060), bool)
+    pixels[::2, ::2] = True  # 300 x 530 objects of one pixel
+    instances = split_instances(pixels, np.zeros_like(pixels), min_area=1)
+    assert instances.max() == 159_000
+    assert len(shared_pixels(instances, instances)[0]) == 159_001

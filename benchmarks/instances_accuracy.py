@@ -1,0 +1,341 @@
+"""What the second network is worth: one mask against two, on nuclei of DSB 2018, from scratch of the same CPU seconds.
+
+For each seed two U-Nets are trained together on the training split, and from the very same maps of the validation
+pictures objects are made in four ways:
+
+    one network + components          network one alone, connected parts
+    one network + distance watershed  network one alone, scikit-image's usual pipeline
+    two networks, subtracted          mask one minus mask two, connected parts
+    two networks, given back          the same, and the border given back: what InstanceSegmenter does
+
+Each way has its own thresholds, found on one half of the validation pictures and reported on the other, and the other
+way round, so that nothing is tuned on what it is measured on. The rows with one network pay for half a training only:
+--train pixels gives one network all the CPU seconds. Peers are measured from label maps that they have written:
+see benchmarks/instances_peers.py and --label_maps.
+
+    LIT_VISION_DATA=../shared/data python benchmarks/instances_accuracy.py --output dsb.jsonl --seeds 0 1 2
+    python benchmarks/instances_accuracy.py --output dsb.jsonl --show
+
+A line of JSON for each way and seed; what is there is not done again.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from scipy import ndimage
+from skimage import measure, segmentation
+from torch.optim import AdamW
+
+from lit_vision.data.decode import read_label_map
+from lit_vision.data.instances import InstanceDataModule
+from lit_vision.metrics.instances import InstanceMetrics
+from lit_vision.metrics.thresholds import AREA, PIXEL, grid
+from lit_vision.ops.instances import connected_parts, relabel
+from lit_vision.ops.matching import MATCHED, match
+from lit_vision.ops.separation import LEVELS, Maps, Separation
+from lit_vision.tasks.instance_maps import visible_maps
+from lit_vision.tasks.instances import InstanceSegmenter
+from lit_vision.types import Int32Array
+
+NETWORK: dict[str, Any] = {
+    "decoder": "unet",
+    "encoder": "mobilenetv1_100",
+    "encoder_args": {"channel_multiplier": 0.25, "pad_type": "same"},
+    "decoder_args": {"decoder_channels": [64, 32, 24, 16, 8]},
+}
+SHOWN = ("ap", "ap_50", "pq", "f1_50", "f1_75", "f1_90", "aji", "merged", "split", "count_error")
+WARM = 4  # steps that say how long one takes
+Way = Callable[[Maps], Int32Array]
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+class StopWatch(pl.Callback):
+    """CPU seconds of the training steps alone, of all threads of this process."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.started = time.process_time()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.steps.append(time.process_time() - self.started)
+
+
+def data_of(options: argparse.Namespace) -> InstanceDataModule:
+    return InstanceDataModule(
+        str(options.data),
+        format="labelmaps",
+        options={"classes": ["nucleus"]},
+        image_size=options.crop,
+        fit="native",
+        batch_size=options.batch,
+        num_workers=0,
+        border_radius=int(options.radius) if options.radius.isdigit() else "auto",
+        gap_weight=options.gap_weight,
+        seed=options.seed,
+        check=False,
+    )
+
+
+def task_of(options: argparse.Namespace) -> InstanceSegmenter:
+    return InstanceSegmenter(
+        ["nucleus"],
+        weights=options.weights,
+        shared_encoder=options.shared,
+        train=options.train,
+        border_pixel_weight=options.border_pixel_weight,
+        optimizer=partial(AdamW, lr=options.lr, weight_decay=0.05),
+        pixel_threshold=0.5,
+        border_threshold=0.3,
+        min_area=20,
+        **NETWORK,
+    )
+
+
+def trainer_of(steps: int, watch: StopWatch) -> pl.Trainer:
+    return pl.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        callbacks=[watch],
+    )
+
+
+def trained(options: argparse.Namespace) -> tuple[InstanceSegmenter, dict[str, float]]:
+    """The networks after as many steps as the CPU seconds allow, a few steps of which were used to find out."""
+    pl.seed_everything(options.seed, verbose=False)
+    trial = StopWatch()
+    trainer_of(WARM, trial).fit(task_of(options), data_of(options))
+    steps = max(round((options.seconds - sum(trial.steps)) / float(np.median(trial.steps[1:]))), 2)
+    pl.seed_everything(options.seed, verbose=False)
+    task, watch = task_of(options), StopWatch()
+    trainer_of(steps, watch).fit(task, data_of(options))
+    return task.eval(), {"steps": steps, "cpu_seconds": round(sum(trial.steps) + sum(watch.steps), 1)}
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+class Picture:
+    """Maps of one validation picture, and its objects."""
+
+    def __init__(self, maps: Maps, truth: Int32Array, file: str) -> None:
+        self.maps, self.truth, self.file = maps, truth, file
+
+
+def pictures_of(task: InstanceSegmenter, data: InstanceDataModule) -> list[Picture]:
+    found = []
+    loader: Iterable[Any] = data.val_dataloader()
+    with torch.inference_mode():
+        for batch in loader:
+            for i, maps in enumerate(task._probabilities(batch["image"]).numpy()):
+                height, width = batch["size"][i].tolist()
+                shown = visible_maps(maps, batch, i)
+                cut = Maps(*(one[:height, :width] for one in shown))  # without the padding
+                truth = batch["instances"][i].numpy()[:height, :width]
+                found.append(Picture(cut, truth, data.index.files.text(int(batch["index"][i]))))
+    return found
+
+
+# --- ways -----------------------------------------------------------------------------------------------------------
+def components(pixel: float, area: int, maps: Maps) -> Int32Array:
+    return connected_parts(maps.foreground > pixel * LEVELS, area)
+
+
+def distance_watershed(pixel: float, apart: int, area: int, maps: Maps) -> Int32Array:
+    """Peaks of the distance transform at least `apart` pixels apart are seeds."""
+    pixels = maps.foreground > pixel * LEVELS
+    distance = ndimage.distance_transform_edt(pixels)
+    peaks = (ndimage.maximum_filter(distance, 2 * apart + 1) == distance) & pixels
+    parts = segmentation.watershed(-distance, measure.label(peaks), mask=pixels)
+    parts *= np.bincount(parts.ravel())[parts] >= area
+    return relabel(parts.astype(np.int32))[0]
+
+
+def separated(separation: Separation, maps: Maps) -> Int32Array:
+    return separation.instances(maps)
+
+
+def ways_of(train: str) -> dict[str, list[Way]]:
+    """Name -> the way with each of its settings; the first is in force where no picture has objects."""
+    start = Separation(0.5, 0.3, 20)
+    lost = replace(start, regrow="none")
+    areas = [int(20 * factor) for factor in AREA]
+    ways: dict[str, list[Way]] = {
+        "one network + components": [partial(components, p, a) for p, a in product(PIXEL, areas)],
+        "one network + distance watershed": [
+            partial(distance_watershed, p, d, a) for p, d, a in product(PIXEL, (3, 5, 7, 9), areas)
+        ],
+    }
+    if train == "pixels":
+        return {f"{name}, trained alone": way for name, way in ways.items()}
+    ways["two networks, subtracted"] = [partial(separated, one) for one in grid(lost)]
+    ways["two networks, given back, .5/.3/20"] = [partial(separated, start)]
+    ways["two networks, given back"] = [partial(separated, one) for one in grid(start)]
+    return ways
+
+
+# --- measures -------------------------------------------------------------------------------------------------------
+def halves(pictures: Sequence[Picture]) -> Iterator[tuple[Sequence[Picture], Sequence[Picture]]]:
+    """What settings are chosen on and what they are reported on, both ways round."""
+    yield pictures[::2], pictures[1::2]
+    yield pictures[1::2], pictures[::2]
+
+
+def score_of(way: Way, pictures: Sequence[Picture]) -> float:
+    """Mean over IoU .5:.05:.95 of TP / (TP + FP + FN)."""
+    hits, both = np.zeros(10), 0
+    for picture in pictures:
+        predicted = way(picture.maps)
+        labels = [np.zeros(int(one.max(initial=0)), np.int64) for one in (picture.truth, predicted)]
+        found = match(picture.truth, labels[0], predicted, labels[1], labels[1].astype(np.float32))
+        hits += (found.outcomes == MATCHED).sum(0)
+        both += len(labels[0]) + len(labels[1])
+    return float((hits / np.maximum(both - hits, 1)).mean())
+
+
+def measured(found: Iterable[tuple[Picture, Int32Array]]) -> dict[str, float]:
+    metric = InstanceMetrics(1)
+    for i, (picture, predicted) in enumerate(found):
+        foreground = picture.maps.foreground
+        count = int(predicted.max(initial=0))
+        scores = [foreground[predicted == k + 1].mean() / LEVELS for k in range(count)]
+        given = (torch.from_numpy(predicted), torch.zeros(count, dtype=torch.int64), torch.tensor(scores))
+        there = (torch.from_numpy(picture.truth), torch.zeros(int(picture.truth.max(initial=0)), dtype=torch.int64))
+        metric.update(i, *given, *there)
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+def reported(settings: Sequence[Way], pictures: Sequence[Picture]) -> dict[str, float]:
+    found: list[tuple[Picture, Int32Array]] = []
+    for chosen_on, reported_on in halves(pictures):
+        best = max(settings, key=lambda way: score_of(way, chosen_on)) if len(settings) > 1 else settings[0]
+        found += [(picture, best(picture.maps)) for picture in reported_on]
+    return measured(found)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    values = ", ".join(f"{name} {row['metrics'][name]:.3f}" for name in SHOWN[:5])
+    print(f"seed {row['seed']}, {row['way']}: {values}", flush=True)
+
+
+def run_seed(options: argparse.Namespace) -> None:
+    settings = {name: str(value) for name, value in vars(options).items() if name in SETTINGS}
+    done = {
+        row["way"] for row in lines_of(options.output) if (row["seed"], row["settings"]) == (options.seed, settings)
+    }
+    ways = {name: way for name, way in ways_of(options.train).items() if name not in done}
+    if not ways:
+        return
+    task, spent = trained(options)
+    pictures = pictures_of(task, data_of(options))
+    for name, way in ways.items():
+        row = {"seed": options.seed, "way": name, "settings": settings, **spent, "metrics": reported(way, pictures)}
+        add(options.output, row)
+
+
+def from_label_maps(options: argparse.Namespace) -> None:
+    """Measures what a peer has written: <folder>/<name of the picture>.png or .tif for each validation picture."""
+    data = data_of(options)
+    found = []
+    for i in data.index.indices("val").tolist():
+        sample = data.dataset("val")[list(data.index.indices("val")).index(i)]
+        height, width = sample["size"].tolist()
+        truth = sample["instances"].numpy()[:height, :width]
+        stem = Path(data.index.files.text(i)).stem
+        file = next(path for path in sorted(options.label_maps.glob(f"{stem}.*")) if path.suffix in (".png", ".tif"))
+        predicted = relabel(read_label_map(file))[0]
+        sure = np.full(truth.shape, LEVELS, np.uint8)  # peers' label maps have no scores: only unranked metrics compare
+        found.append((Picture(Maps(sure, sure, sure), truth, stem), predicted))
+    facts = json.loads((options.label_maps / "facts.json").read_text())
+    add(options.output, {"seed": options.seed, "settings": {}, "metrics": measured(found), **facts})
+
+
+def show(path: Path) -> None:
+    rows = lines_of(path)
+    keys = list(dict.fromkeys((row["way"], json.dumps(row["settings"])) for row in rows))
+    for settings in dict.fromkeys(key[1] for key in keys):
+        print(f"\n{settings}")
+        print(f"| way | seeds | CPU s | {' | '.join(SHOWN)} |\n| --- | --- | --- |{' --- |' * len(SHOWN)}")
+        for way in [way for way, own in keys if own == settings]:
+            mine = [row for row in rows if (row["way"], json.dumps(row["settings"])) == (way, settings)]
+            means = [np.mean([row["metrics"][name] for row in mine]) for name in SHOWN]
+            ends = [[row["metrics"][name] for row in mine] for name in SHOWN]
+            cells = [
+                f"{m:.3f}" + (f" ({min(e):.3f}-{max(e):.3f})" if len(e) > 1 else "")
+                for m, e in zip(means, ends, strict=True)
+            ]
+            print(
+                f"| {way} | {len(mine)} | {np.mean([row['cpu_seconds'] for row in mine]):.0f} | {' | '.join(cells)} |"
+            )
+
+
+SETTINGS = (
+    "seconds",
+    "scratch",
+    "crop",
+    "batch",
+    "lr",
+    "shared",
+    "train",
+    "radius",
+    "gap_weight",
+    "border_pixel_weight",
+)
+
+
+def main() -> None:
+    root = Path(os.environ.get("LIT_VISION_DATA", "data"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--show", action="store_true", help="only print the table")
+    parser.add_argument("--data", type=Path, default=root / "inst_dsb2018")
+    parser.add_argument("--weights", default=str(root / "../weights/mobilenetv1_025_imagenet.safetensors"))
+    parser.add_argument("--scratch", action="store_true", help="no pretrained encoder, as the peers")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seconds", type=float, default=600, help="CPU seconds of each training")
+    parser.add_argument("--crop", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--shared", action="store_true", help="one encoder for both decoders")
+    parser.add_argument("--train", choices=["both", "pixels"], default="both")
+    parser.add_argument("--radius", default="auto", help="of the border: auto, or pixels")
+    parser.add_argument("--gap_weight", type=float, default=0.0)
+    parser.add_argument("--border_pixel_weight", type=float, default=5.0)
+    parser.add_argument("--label_maps", type=Path, help="a folder of a peer's label maps to measure instead")
+    options = parser.parse_args()
+    if options.scratch:
+        options.weights = None
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    for seed in [] if options.show else options.seeds:
+        options.seed = seed
+        from_label_maps(options) if options.label_maps else run_seed(options)
+    show(options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""StarDist or Cellpose from scratch on the nuclei of DSB 2018, for benchmarks/instances_accuracy.py to measure.
+
+Run it with the Python of an environment that has the peer; it imports nothing of lit_vision:
+
+    /tmp/peers/bin/python benchmarks/instances_peers.py stardist --seconds 600 --output /tmp/stardist0 --seed 0
+    python benchmarks/instances_accuracy.py --output dsb.jsonl --label_maps /tmp/stardist0 --seeds 0
+
+It trains for the CPU seconds given (epochs are added until they are used up, at the peer's own learning rate), on the
+same training pictures. StarDist's thresholds are found with its own `optimize_thresholds`, Cellpose's
+`cellprob_threshold` by its own average precision: on one half of the validation pictures, the other half being
+predicted, and the other way round.
+Writes a 16-bit label map for each validation picture, and facts.json.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from skimage.io import imread, imsave
+
+RANDOM = np.random.default_rng(0)
+
+
+def pictures(root: Path, split: str) -> tuple[list[str], list[Any], list[Any]]:
+    """Stems, grey pictures scaled to 0..1 by their 1st and 99.8th percentile, and label maps."""
+    files = sorted((root / "images" / split).glob("*.png"))
+    images = []
+    for file in files:
+        values = imread(file).astype(np.float32)
+        grey = values if values.ndim == 2 else values[..., :3].mean(-1)
+        low, high = np.percentile(grey, (1, 99.8))
+        images.append((grey - low) / max(high - low, 1e-6))
+    labels = [imread(root / "labels" / split / file.name).astype(np.int32) for file in files]
+    return [file.stem for file in files], images, labels
+
+
+def turned(image: Any, labels: Any) -> tuple[Any, Any]:
+    """Mirrored and turned by quarters at random."""
+    k, mirrored = RANDOM.integers(4), RANDOM.integers(2)
+    pair = [np.rot90(one, k) for one in (image, labels)]
+    image, labels = (one[:, ::-1] if mirrored else one for one in pair)
+    return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+
+
+def by_stardist(options: argparse.Namespace, train: Any, val: Any) -> tuple[list[Any], float]:
+    import tensorflow as tf
+    from stardist.models import Config2D, StarDist2D
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.random.set_seed(options.seed)
+    config = Config2D(n_channel_in=1, train_patch_size=(128, 128), train_batch_size=8, train_epochs=1)
+    config.train_steps_per_epoch = 30
+    model = StarDist2D(config, name="peer", basedir=str(options.output / "model"))
+    large = [k for k, image in enumerate(train[1]) if min(image.shape) >= 128]
+    started = time.process_time()
+    while time.process_time() - started < options.seconds:
+        images, labels = ([one[k] for k in large] for one in train[1:])
+        model.train(images, labels, validation_data=(val[1][:2], val[2][:2]), augmenter=turned, epochs=1)
+    spent = time.process_time() - started
+    found: list[Any] = [None] * len(val[1])
+    for first in (0, 1):
+        model.optimize_thresholds(val[1][first::2], val[2][first::2])
+        for k in range(1 - first, len(found), 2):
+            found[k] = model.predict_instances(val[1][k])[0]
+    return found, spent
+
+
+def by_cellpose(options: argparse.Namespace, train: Any, val: Any) -> tuple[list[Any], float]:
+    import torch
+    from cellpose import metrics, models
+    from cellpose import train as training
+
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
+    model = models.CellposeModel(gpu=False, pretrained_model="", nchan=1)
+    model.diam_mean = model.net.diam_mean.data[:] = 17.0  # its own for nuclei
+    started = time.process_time()
+    while time.process_time() - started < options.seconds:
+        training.train_seg(
+            model.net, list(train[1]), list(train[2]), channels=None, channel_axis=None, n_epochs=1, nimg_per_epoch=64,
+            save_path=str(options.output), model_name="peer", min_train_masks=1, SGD=False, learning_rate=1e-3,
+        )  # fmt: skip
+    spent = time.process_time() - started
+    found: list[Any] = [None] * len(val[1])
+    for first in (0, 1):
+        tried = {}
+        for threshold in (-2.0, -1.0, 0.0, 1.0):
+            masks = model.eval(val[1][first::2], diameter=None, cellprob_threshold=threshold)[0]
+            tried[threshold] = float(metrics.average_precision(val[2][first::2], masks)[0].mean())
+        best = max(tried, key=lambda threshold: tried[threshold])
+        for k in range(1 - first, len(found), 2):
+            found[k] = model.eval(val[1][k], diameter=None, cellprob_threshold=best)[0]
+    return found, spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer", choices=["stardist", "cellpose"])
+    parser.add_argument("--data", type=Path, required=True, help="inst_dsb2018")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    np.random.seed(options.seed)  # noqa: NPY002  the peers draw from it
+    options.output.mkdir(parents=True, exist_ok=True)
+    train, val = pictures(options.data, "train"), pictures(options.data, "val")
+    found, spent = {"stardist": by_stardist, "cellpose": by_cellpose}[options.peer](options, train, val)
+    for stem, labels in zip(val[0], found, strict=True):
+        imsave(options.output / f"{stem}.png", labels.astype(np.uint16), check_contrast=False)
+    facts = {"way": options.peer, "cpu_seconds": round(spent, 1), "steps": None}
+    (options.output / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Two networks for two masks of the same pictures, with an encoder each or one for both."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lit_vision.errors import UserError
+from lit_vision.networks.segmentation import Segmenter, create_segmenter
+
+ALONE = ("dpt",)  # its decoder takes more than the encoder's maps
+
+
+class SecondDecoder(nn.Module):
+    """A decoder and a head over the encoder of another network: maps its features to logits (B, K, H, W).
+
+    Args:
+        decoder: of segmentation_models_pytorch.
+        head: likewise.
+    """
+
+    def __init__(self, decoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.decoder, self.head = decoder, head
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """The encoder's maps in, logits of the padded images out."""
+        logits: Tensor = self.head(self.decoder(features))
+        return logits
+
+
+def second_decoder(arguments: Mapping[str, Any], classes: int) -> SecondDecoder:
+    """A decoder for features of an encoder that another network has.
+
+    Args:
+        arguments: of `create_segmenter`; the encoder is only looked at.
+        classes: logits per pixel.
+
+    Raises:
+        UserError: the decoder needs an encoder of its own.
+    """
+    if arguments["decoder"] in ALONE:
+        raise UserError(
+            f"model.shared_encoder is true, but decoder '{arguments['decoder']}' needs an encoder of its own"
+        )
+    network = create_segmenter(classes=classes, **arguments).network
+    return SecondDecoder(network.decoder, network.segmentation_head)
+
+
+def both_logits(first: Segmenter, second: SecondDecoder, images: Tensor, pixels: bool = True) -> tuple[Tensor, Tensor]:
+    """Logits of two decoders from one pass through the first network's encoder.
+
+    Args:
+        first: whose encoder it is.
+        second: the other decoder.
+        images: (B, C, H, W), normalised.
+        pixels: false where the first one's logits are not needed; an empty tensor takes their place.
+
+    Returns:
+        (B, K, H, W) of each.
+    """
+    height, width = images.shape[-2:]
+    features = first.network.encoder(first.padded(images))
+    border = second(features)[..., :height, :width]
+    if not pixels:
+        return border.new_zeros(0), border
+    logits = first.network.segmentation_head(first.network.decoder(features))
+    return logits[..., :height, :width], border
+
+
+def second_arguments(first: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """Arguments of `create_segmenter` for the second network; what is not given is as in the first.
+
+    Args:
+        first: the first network's.
+        given: decoder, encoder, decoder_args, encoder_args, None where not given. The `_args` of the first are taken
+            over only where the names are the same.
+    """
+    made = {key: given[key] or first[key] for key in ("decoder", "encoder")}
+    for key in ("encoder", "decoder"):
+        same = made[key] == first[key]
+        made[f"{key}_args"] = given[f"{key}_args"] or (first[f"{key}_args"] if same else None)
+    return {**made, "in_channels": first["in_channels"]}
