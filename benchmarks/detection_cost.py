@@ -58,7 +58,6 @@ def _law(name: str, classes: int) -> tuple[Any, Any, int]:
     """The loss, what it asks of a network, and the channels of the outputs."""
     from lit_vision.losses.anchor_free import AnchorFreeLoss
     from lit_vision.losses.yolo import YOLOLoss
-    from lit_vision.networks.yolo import stretched
     from lit_vision.ops.anchors import PAPER_ANCHORS, arrange_anchors
     from lit_vision.ops.grid import grid_of
 
@@ -66,10 +65,8 @@ def _law(name: str, classes: int) -> tuple[Any, Any, int]:
         network = SimpleNamespace(strides=STRIDES, reg_max=REG_MAX)
         return AnchorFreeLoss(assignment=name), network, 4 * (REG_MAX + 1) + classes
     anchors = arrange_anchors(PAPER_ANCHORS, 3)
-    scale = 2.0 if name == "modern" else 1.0
-    network = SimpleNamespace(
-        strides=STRIDES, anchors=anchors, grid=lambda raw: stretched(grid_of(raw, anchors, STRIDES), scale)
-    )
+    scale = (2.0 if name == "modern" else 1.0,) * 3
+    network = SimpleNamespace(strides=STRIDES, anchors=anchors, grid=lambda raw: grid_of(raw, anchors, STRIDES, scale))
     return YOLOLoss(law=name), network, 3 * (5 + classes)
 
 

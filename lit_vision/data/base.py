@@ -60,6 +60,7 @@ class VisionDataModule(pl.LightningDataModule):
     listed: ClassVar[Sequence[str]] = ()
     mixes: ClassVar[bool] = False  # whether the task has mosaics and blends of pictures with boxes
     padded_multiple: int = NATIVE_MULTIPLE
+    rect: bool = False  # pictures of evaluation are padded no more than they need
 
     def __init__(
         self,
@@ -210,7 +211,7 @@ class VisionDataModule(pl.LightningDataModule):
                 f"{self.root}: a split of {len(dataset)} pictures for {world_size} processes; use fewer processes"
             )
         sampler = self.make_sampler(dataset, shuffle, rank, world_size)
-        padded = (self.fit == "native" or dataset.transform.rect) and not shuffle
+        padded = (self.fit == "native" or self.rect) and not shuffle
         return EpochLoader(
             dataset,
             done=self._batches_done if shuffle else lambda: 0,

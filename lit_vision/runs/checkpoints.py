@@ -67,7 +67,8 @@ def fill_in(arguments: MutableMapping[str, Any], trained: Mapping[str, Any]) -> 
         arguments: of the model; what is said in them stays.
         trained: of the checkpoint.
     """
-    for name in ("mean", "std", "backbone_args"):
+    same = arguments.get("in_channels") == trained.get("in_channels")
+    for name in ("mean", "std", "backbone_args") if same else ("backbone_args",):
         said, known = arguments.get(name), trained.get(name)
         added = isinstance(said, Mapping) and isinstance(known, Mapping) and said.items() <= known.items()
         if name in arguments and (said is None or added) and known is not None:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lit_vision.networks import fusion
+from lit_vision.networks.darknet import create_darknet
 from lit_vision.networks.fusion import InferenceCopy, PackedConvolution, fuse
-from lit_vision.networks.yolo import yolo, yolov3_tiny
+from lit_vision.networks.yolo_build import yolo
 
 ANCHORS = [[10.0, 12.0]] * 3
 NETWORKS: dict[str, Any] = {
-    "yolov3-tiny": lambda: yolov3_tiny(3),
+    "yolov3-tiny": lambda: create_darknet("yolov3-tiny", 3),
     "lcnet_050": lambda: yolo("lcnet_050", 3, anchors=ANCHORS, strides=[8]),  # depthwise, hard swish, squeeze
     "resnet10t": lambda: yolo("resnet10t", 3, anchors=ANCHORS, strides=[8]),  # adds in place
     "efficientnet_b0": lambda: yolo("efficientnet_b0", 3, anchors=ANCHORS, strides=[8]),  # normalisation that activates
@@ -64,7 +65,7 @@ def test_without_onednn_the_copy_is_of_plain_convolutions(monkeypatch: pytest.Mo
         raise NotImplementedError
 
     monkeypatch.setattr(PackedConvolution, "forward", refuse)
-    network = stirred(yolov3_tiny(3))
+    network = stirred(create_darknet("yolov3-tiny", 3))
     fused = fuse(network, torch.rand(1, 3, 64, 64))
     assert norms(fused) == 0
     assert not any(isinstance(module, PackedConvolution) for module in fused.modules())
@@ -106,7 +107,7 @@ def test_what_cannot_be_folded_is_left_as_it_is(kind: type[nn.Module]) -> None:
 def test_a_wrong_copy_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were normalisation folded wrongly, the network itself would be used."""
     monkeypatch.setattr(fusion, "fuse_conv_bn_eval", lambda convolution, norm: convolution)
-    network, images = stirred(yolov3_tiny(3)), torch.rand(1, 3, 64, 64)
+    network, images = stirred(create_darknet("yolov3-tiny", 3)), torch.rand(1, 3, 64, 64)
     fused = fuse(network, images)
     assert norms(fused) == norms(network)
     assert farthest(fused(images), network(images)) == 0.0
@@ -115,7 +116,7 @@ def test_a_wrong_copy_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 @torch.inference_mode()
 def test_the_copy_follows_the_weights() -> None:
     with torch.inference_mode(False):
-        network = stirred(yolov3_tiny(3))
+        network = stirred(create_darknet("yolov3-tiny", 3))
     inference, images = InferenceCopy(), torch.rand(1, 3, 64, 64)
     assert farthest(inference(network, images), network(images)) < 1e-5
     first = inference._copy
@@ -123,8 +124,8 @@ def test_the_copy_follows_the_weights() -> None:
     assert inference._copy is first
     for change in (
         lambda: network.load_state_dict({name: 0.9 * value for name, value in network.state_dict().items()}),
-        lambda: network.backbone.blocks[0][1].running_mean.add_(0.5),
-        lambda: setattr(network.scales[0].head.bias, "data", torch.ones(24)),
+        lambda: network.convolutions()[0][2].running_mean.add_(0.5),
+        lambda: setattr(network.convolutions()[-1][1].bias, "data", torch.ones(24)),
     ):
         before = inference(network, images)
         change()
@@ -135,7 +136,7 @@ def test_the_copy_follows_the_weights() -> None:
 @torch.inference_mode()
 def test_in_bf16_where_autocast_says_so() -> None:
     with torch.inference_mode(False):
-        network = stirred(yolov3_tiny(3))
+        network = stirred(create_darknet("yolov3-tiny", 3))
     inference, images = InferenceCopy(), torch.rand(1, 3, 64, 64)
     expected = network(images)
     with torch.autocast("cpu", torch.bfloat16):
@@ -147,7 +148,7 @@ def test_in_bf16_where_autocast_says_so() -> None:
 
 def test_copies_of_a_task_are_without_it() -> None:
     with torch.inference_mode(False):
-        inference, network = InferenceCopy(), stirred(yolov3_tiny(3))
+        inference, network = InferenceCopy(), stirred(create_darknet("yolov3-tiny", 3))
         with torch.inference_mode():
             inference(network, torch.rand(1, 3, 64, 64))
         assert copy.deepcopy(inference)._copy is None

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_vision.networks.yolo import yolov3_tiny
+from lit_vision.networks.darknet import create_darknet
 from lit_vision.ops.boxes import select_detections
 from lit_vision.ops.candidates import decoded_above
 
@@ -20,7 +20,7 @@ class Whole:
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_equal_to_decoding_everything(batch: int, memory: torch.memory_format) -> None:
     torch.manual_seed(0)
-    network = yolov3_tiny(4)
+    network = create_darknet("yolov3-tiny", 4)
     outputs = [torch.randn(batch, 27, side, side + 2).contiguous(memory_format=memory) for side in (3, 6)]
     whole = network.decode(outputs)
     for found in (network.decode_above(outputs, 0.6), decoded_above(Whole(network), outputs, 0.6)):
@@ -35,7 +35,7 @@ def test_equal_to_decoding_everything(batch: int, memory: torch.memory_format) -
 
 def test_nothing_above_gives_empty_boxes_that_go_through_the_choice() -> None:
     outputs: list[Tensor] = [torch.full((2, 27, side, side), -9.0) for side in (2, 4)]
-    for one in yolov3_tiny(4).decode_above(outputs, 0.5):
+    for one in create_darknet("yolov3-tiny", 4).decode_above(outputs, 0.5):
         assert one.boxes.shape == (0, 4)
         assert one.probabilities.shape == (0, 4)
         assert select_detections(*one)["boxes"].shape == (0, 4)

