@@ -156,11 +156,12 @@ def test_the_border_network_has_a_rate_of_its_own(shared: bool) -> None:
     [{}, {"border_encoder": "resnet10t"}, {"shared_encoder": True}, {"train": "pixels"}],
     ids=["alike", "different", "shared", "pixels"],
 )
-def test_stages_open_whatever_the_networks(root: Path, settings: dict[str, Any]) -> None:
+def test_stages_open_whatever_the_networks(root: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     task = InstanceSegmenter(NAMES, optimizer=FAST, **TINY, **settings)
     stages = divide(task.backbones, max_stages=2, module=task)
     before = {name: p.detach().clone() for name, p in task.named_parameters()}
-    fit(task, root, steps=2, callbacks=[ProgressiveUnfreezing(at=[1], unit="step", max_stages=2)])
+    thaw = ProgressiveUnfreezing(at=[1], unit="step", max_stages=2)
+    fit(task, root, steps=2, callbacks=[thaw], default_root_dir=tmp_path)
     moved = {name for name, p in task.named_parameters() if not torch.equal(before[name], p)}
     for prefix in task.backbones:
         opened = [name for name in stages.names[0] if name.startswith(prefix)]
