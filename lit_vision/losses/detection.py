@@ -1,11 +1,11 @@
 """What every detector's loss has in common: how it is called, what it gives, which heads it is for."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-HeadKind = Literal["v3", "anchor_free"]
+from lit_vision.networks.yolo_network import HeadKind
 
 
 class DetectionLoss(nn.Module):

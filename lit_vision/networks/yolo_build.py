@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -12,10 +12,8 @@ from lit_vision.networks.backbones import create_features
 from lit_vision.networks.yolo import YOLO
 from lit_vision.networks.yolo_layers import ConvBlock, Head, Scale, paper_scales
 from lit_vision.networks.yolo_necks import PAN, TopDown
+from lit_vision.networks.yolo_network import HeadKind, Neck
 from lit_vision.ops.anchors import PAPER_ANCHORS, arrange_anchors
-
-Neck = Literal["v3", "pan"]
-HeadKind = Literal["v3", "anchor_free"]
 
 MAX_WIDTH = 512  # of the paper's neck; backbones with more channels than Darknet-53 need no wider one
 HEAD_ARGS: dict[str, tuple[str, ...]] = {

@@ -13,8 +13,9 @@ from lit_vision.networks.darknet_cfg import BUILT_IN, find_config
 from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.darknet_weights import load_backbone, load_weights
 from lit_vision.networks.yolo import YOLO
-from lit_vision.networks.yolo_build import HeadKind, Neck, yolo
+from lit_vision.networks.yolo_build import yolo
 from lit_vision.networks.yolo_layers import SLOPE
+from lit_vision.networks.yolo_network import HeadKind, Neck
 from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, Anchors
 
 AnchorChoice = list[list[float]] | Literal["paper", "auto"]
@@ -56,6 +57,8 @@ def create_yolo(
     Raises:
         UserError: arguments that exclude each other, or that the architecture fixes.
     """
+    if bn_eps is not None and not 0 < bn_eps < 1:
+        raise UserError(f"bn_eps is {bn_eps}; give a small number above 0, such as 1e-5")
     if head == "anchor_free" and anchors is not None:
         raise UserError("`head: anchor_free` has no anchors: leave out `anchors`, or set `head: v3`")
     if backbone is None:

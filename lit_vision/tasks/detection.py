@@ -13,9 +13,8 @@ from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
-from lit_vision.networks.yolo_build import HeadKind, Neck
 from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture, plain_backbone_args
-from lit_vision.networks.yolo_network import AnchorNetwork
+from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck
 from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
 from lit_vision.types import DetectionBatch
