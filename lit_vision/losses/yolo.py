@@ -118,6 +118,11 @@ class YOLOLoss(DetectionLoss):
         reduction: Reduction = "image",
     ) -> None:
         super().__init__()
+        shares = {"ignore_threshold": ignore_threshold, "assignment_threshold": assignment_threshold}
+        self.check_range(0, 1, **shares, label_smoothing=label_smoothing)
+        self.check_range(0, box_gain=box_gain, objectness_gain=objectness_gain, class_gain=class_gain)
+        self.check_range(0, focal_gamma=focal_gamma)
+        self.check_range(1, max_ratio=max_ratio)
         by_law = LAWS[law]
         self.assignment: Assignment = assignment or by_law.assignment
         self.box_loss: BoxLoss = box_loss or by_law.box_loss

@@ -330,7 +330,9 @@ def test_settings_of_another_assignment_are_refused(settings: dict[str, object],
         YOLOLoss(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("scale_x_y", "fits"), [((1.0,), False), ((2.0,), True), ((2.0, 1.05), False), ((2.0, 2.5), True)])
+@pytest.mark.parametrize(
+    ("scale_x_y", "fits"), [((1.0,), False), ((2.0,), True), ((2.0, 1.05), False), ((2.0, 2.5), True)]
+)
 def test_neighbouring_cells_need_boxes_that_reach_the_centre(scale_x_y: tuple[float, ...], fits: bool) -> None:
     YOLOLoss().check(SimpleNamespace(scale_x_y=scale_x_y))
     if fits:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import ndimage
 from tiny import command, write_experiment
+from quiet import quiet_trainer
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
@@ -205,6 +206,17 @@ def test_thresholds_of_the_validation_travel_and_are_written(fitted: Any, worksp
     for one in found:
         assert one["score"] > written["classes"][names[one["category_id"]]]["threshold"] - 1e-5
     assert load_for_prediction(file, 0.4, {}).score_threshold == 0.4  # type: ignore[attr-defined]
+
+
+def test_auto_without_a_validation_leaves_no_results_behind(workspace: Path, drawn: Path) -> None:
+    task = detector()
+    task.data = {"task": "detection", "image_size": [64, 64], "fit": "letterbox", "in_channels": 3, "depth": "full"}
+    trainer = quiet_trainer()
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(workspace / "unvalidated.ckpt")
+    with pytest.raises(UserError, match="before a validation had found the thresholds"):
+        predict_images(workspace / "unvalidated.ckpt", drawn, workspace / "nothing", threshold="auto")
+    assert not (workspace / "nothing").exists()
 
 
 def test_auto_is_for_detectors_only(workspace: Path, drawn: Path) -> None:
