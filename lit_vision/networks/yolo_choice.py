@@ -57,10 +57,7 @@ def create_yolo(
     Raises:
         UserError: arguments that exclude each other, or that the architecture fixes.
     """
-    if bn_eps is not None and not 0 < bn_eps < 1:
-        raise UserError(f"bn_eps is {bn_eps}; give a small number above 0, such as 1e-5")
-    if head == "anchor_free" and anchors is not None:
-        raise UserError("`head: anchor_free` has no anchors: leave out `anchors`, or set `head: v3`")
+    _refuse_values(head, anchors, bn_eps)
     if backbone is None:
         name = architecture or "yolov3"
         _refuse_parts(name, pretrained, weights, backbone_args, width, strides, (neck, head, head_args))
@@ -106,6 +103,13 @@ def _with_slope(backbone_args: Mapping[str, Any] | None) -> dict[str, Any]:
     if "slope" in args:
         args["act_layer"] = partial(nn.LeakyReLU, negative_slope=float(args.pop("slope")))
     return args
+
+
+def _refuse_values(head: HeadKind, anchors: AnchorChoice | None, bn_eps: float | None) -> None:
+    if bn_eps is not None and not 0 < bn_eps < 1:
+        raise UserError(f"bn_eps is {bn_eps}; give a small number above 0, such as 1e-5")
+    if head == "anchor_free" and anchors is not None:
+        raise UserError("`head: anchor_free` has no anchors: leave out `anchors`, or set `head: v3`")
 
 
 def _refuse_parts(

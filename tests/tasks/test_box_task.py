@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from quiet import quiet_trainer
 from scipy import ndimage
 from tiny import command, write_experiment
-from quiet import quiet_trainer
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
@@ -209,7 +209,7 @@ def test_thresholds_of_the_validation_travel_and_are_written(fitted: Any, worksp
 
 
 def test_auto_without_a_validation_leaves_no_results_behind(workspace: Path, drawn: Path) -> None:
-    task = detector()
+    task = YOLODetector(NAMES, **SMALL)
     task.data = {"task": "detection", "image_size": [64, 64], "fit": "letterbox", "in_channels": 3, "depth": "full"}
     trainer = quiet_trainer()
     trainer.strategy.connect(task)
