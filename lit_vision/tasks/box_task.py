@@ -161,10 +161,10 @@ class BoxTask(VisionTask):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """As every task; keeps the thresholds of the best F1."""
+        """As every task; keeps the thresholds of the best F1, but for those of the batches before a training."""
         super().on_validation_epoch_end()
         points = cast(MeanAveragePrecision, self.metrics["val"]).points
-        if points is not None:
+        if points is not None and not self.trainer.sanity_checking:
             self.class_thresholds = points.thresholds.tolist()
 
     def on_test_epoch_start(self) -> None:
