@@ -71,7 +71,11 @@ def create_yolo(
         raise UserError(f"give `architecture: {_short(architecture)}` or `backbone: {backbone}`, not both")
     if pretrained and weights is not None:
         raise UserError(f"{backbone} was given both pretrained: true and weights: {weights}; give one of them")
-    chosen = PAPER_ANCHORS if head == "anchor_free" else choose_anchors(anchors or "paper", len(strides))
+    chosen = (
+        PAPER_ANCHORS
+        if head == "anchor_free"
+        else choose_anchors("paper" if anchors is None else anchors, len(strides))
+    )
     timm_weights, args = None if is_darknet_file(weights) else weights, plain_backbone_args(backbone_args, weights)
     shape = (num_classes, in_channels, chosen, strides, width)
     net = yolo(backbone, *shape, pretrained, timm_weights, _with_slope(args), neck, head, head_args)

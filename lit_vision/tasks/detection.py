@@ -94,7 +94,12 @@ class YOLODetector(BoxTask):
         super().__init__(class_names, **kwargs)
         backbone_args = plain_backbone_args(backbone_args, weights if backbone else None)
         shape: dict[str, Any] = {"architecture": architecture, "backbone": backbone, "backbone_args": backbone_args}
-        shape |= {"strides": strides or [8, 16, 32], "width": width, "in_channels": in_channels, "anchors": anchors}
+        shape |= {
+            "strides": [8, 16, 32] if strides is None else strides,
+            "width": width,
+            "in_channels": in_channels,
+            "anchors": anchors,
+        }
         shape |= {"neck": neck, "head": head, "head_args": head_args, "bn_eps": bn_eps}
         self.network = create_yolo(self.num_classes, **shape, pretrained=pretrained, weights=weights)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
