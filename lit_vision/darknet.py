@@ -24,6 +24,7 @@ def import_darknet(
     output: str | Path,
     image_size: tuple[int, int] | None = None,
     fit: str | None = None,
+    overwrite: bool = False,
     **arguments: Any,
 ) -> Path:
     """Makes a checkpoint that `predict` and `test` take, of a network that Darknet has trained.
@@ -36,11 +37,13 @@ def import_darknet(
         image_size: height and width of the network's input; None: those of the .cfg.
         fit: how pictures get that size: "stretch" as AlexeyAB's Darknet and OpenCV, "letterbox" as pjreddie's. None:
             "stretch", or "letterbox" where the .cfg says letter_box=1.
+        overwrite: replace a checkpoint that is there.
         arguments: of `YOLODetector`, such as bn_eps and thresholds.
 
     Raises:
         UserError: a file is missing or of another kind, or the files do not belong together.
     """
+    _check_output(Path(output), overwrite)
     class_names = read_names(names)
     config = find_config(cfg)
     _check_whole(config, weights, class_names, names)
@@ -84,6 +87,15 @@ def read_names(names: str | Path) -> list[str]:
     if not found:
         raise UserError(f"--names: {path} is empty: give a file with a class name a line")
     return found
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.suffix != ".ckpt" or output.is_dir():
+        raise UserError(f"--output {output} must be a file that ends in .ckpt")
+    if not output.parent.is_dir():
+        raise UserError(f"--output: there is no folder {output.parent}")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists: name another --output, or add --overwrite")
 
 
 def _check_whole(config: DarknetConfig, weights: str | Path, class_names: list[str], names: str | Path) -> None:
@@ -132,7 +144,7 @@ def export_darknet(ckpt_path: str | Path, output: str | Path, overwrite: bool = 
     if any(task.preprocess.mean) or set(task.preprocess.std) != {1.0}:
         raise UserError(f"{ckpt_path} was trained with a mean or std of its own, but Darknet's networks take 0 to 1")
     height, width = task.data.get("image_size", [416, 416])
-    files[1].write_text(config_text(network, height, width))
+    files[1].write_text(config_text(network, height, width, task.data.get("fit")))
     files[2].write_text("".join(f"{name}\n" for name in task.class_names))
     write_weights(network, files[0])
     rank_zero_info(f"written: {', '.join(str(file) for file in files)}")

@@ -15,6 +15,7 @@ from lit_vision.data.pictures import CollatePictures, Images, PictureFiles, find
 from lit_vision.errors import DataError, UserError
 from lit_vision.results import Results, licence_note, result_names
 from lit_vision.tasks.base import VisionTask
+from lit_vision.tasks.box_task import BoxTask
 from lit_vision.tasks.checkpoints import load_task, read_checkpoint
 from lit_vision.tasks.optimization import as_channels_last
 
@@ -122,6 +123,8 @@ def load_for_prediction(ckpt_path: Path, threshold: float | str | None, changes:
         raise UserError(
             f"checkpoint {ckpt_path} does not say how its pictures were prepared: use one of `lit-vision fit`"
         )
+    if isinstance(task, BoxTask):
+        task.check_thresholds()
     if task.channels_last:
         as_channels_last(task)
     return task

@@ -91,7 +91,8 @@ def test_a_checkpoint_needs_no_cfg_any_more(tiny: Path) -> None:
 def test_the_cfgs_letter_box_is_obeyed(tiny: Path) -> None:
     (tiny / "b.cfg").write_text(TINY.replace("channels=3", "channels=3\nletter_box=1"))
     for cfg, fit, size, expected in [("b.cfg", None, None, "letterbox"), ("b.cfg", "stretch", (32, 64), "stretch")]:
-        import_darknet(str(tiny / cfg), tiny / "a.weights", tiny / "a.names", tiny / "a.ckpt", size, fit)
+        files = (str(tiny / cfg), tiny / "a.weights", tiny / "a.names", tiny / "a.ckpt")
+        import_darknet(*files, size, fit, overwrite=True)
         data = load_task(tiny / "a.ckpt").data
         assert (data["fit"], data["image_size"]) == (expected, list(size or (64, 96)))
 
@@ -135,6 +136,42 @@ def test_import_and_export_are_inverse(tiny: Path) -> None:
     with pytest.raises(UserError, match=r"b\.weights exists: name another --output, or add --overwrite"):
         export_darknet(tiny / "a.ckpt", tiny / "b.weights")
     export_darknet(tiny / "a.ckpt", tiny / "b.weights", overwrite=True)
+
+
+@pytest.mark.parametrize(("fit", "line"), [("letterbox", "letter_box=1"), ("stretch", "letter_box=0")])
+def test_exported_files_say_how_pictures_get_their_size(fit: str, line: str, tiny: Path) -> None:
+    """Where the .cfg that the network came from says otherwise."""
+    wrong = TINY if fit == "letterbox" else TINY.replace("channels=3", "channels=3\nletter_box=1")
+    (tiny / "a.cfg").write_text(wrong)
+    import_darknet(str(tiny / "a.cfg"), tiny / "a.weights", tiny / "a.names", tiny / "a.ckpt", fit=fit)
+    weights, cfg, names = export_darknet(tiny / "a.ckpt", tiny / "b.weights")
+    assert line in cfg.read_text().splitlines()
+    import_darknet(str(cfg), weights, names, tiny / "b.ckpt")
+    assert load_task(tiny / "b.ckpt").data["fit"] == fit
+
+
+def test_a_checkpoint_is_replaced_only_where_that_is_said(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tiny / "b.ckpt").write_text("mine")
+    (tiny / "folder.ckpt").mkdir()
+    words = ["--cfg", f"{tiny}/a.cfg", "--weights", f"{tiny}/a.weights", "--names", f"{tiny}/a.names"]
+    for output, says in [
+        ("b.ckpt", "b.ckpt exists: name another --output, or add --overwrite"),
+        ("folder.ckpt", "folder.ckpt must be a file that ends in .ckpt"),
+        ("b.weights", "b.weights must be a file that ends in .ckpt"),
+    ]:
+        assert main(["import-darknet", *words, "--output", str(tiny / output)]) == 2
+        assert says in capsys.readouterr().err
+    assert (tiny / "b.ckpt").read_text() == "mine"
+    assert main(["import-darknet", *words, "--output", f"{tiny}/b.ckpt", "--overwrite"]) == 0
+    assert load_task(tiny / "b.ckpt").class_names == ["cat", "big dog"]
+
+
+@pytest.mark.parametrize("eps", ["nan", "-1", "0"])
+def test_a_bn_eps_without_sense_is_refused(eps: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--cfg", f"{tiny}/a.cfg", "--weights", f"{tiny}/a.weights", "--names", f"{tiny}/a.names"]
+    assert main(["import-darknet", *words, "--output", f"{tiny}/b.ckpt", "--bn_eps", eps]) == 2
+    assert "bn_eps is" in capsys.readouterr().err
+    assert not (tiny / "b.ckpt").exists()
 
 
 def test_anchors_shared_by_two_heads_stay_shared_when_exported(tmp_path: Path) -> None:

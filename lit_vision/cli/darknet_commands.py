@@ -35,12 +35,11 @@ def import_darknet(words: list[str]) -> int:
         "--fit", choices=("stretch", "letterbox"), help="default: stretch, or as letter_box in the cfg says"
     )
     parser.add_argument("--bn_eps", type=float, default=1e-5, help="of batch normalisation; default: 1e-5")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is there")
     options = parser.parse_args(words)
     for option in ("weights", "names"):
         if not getattr(options, option).is_file():
             raise UserError(f"lit-vision import-darknet: --{option}: there is no file {getattr(options, option)}")
-    if not options.output.parent.is_dir():
-        raise UserError(f"lit-vision import-darknet: --output: there is no folder {options.output.parent}")
     size = options.image_size
     if size is not None and (len(size) > 2 or min(size) < 1):
         raise UserError("lit-vision import-darknet: --image_size takes a side, or height and width, above 0")
@@ -55,6 +54,7 @@ def import_darknet(words: list[str]) -> int:
         options.output,
         image_size=None if size is None else (size[0], size[-1]),
         fit=options.fit,
+        overwrite=options.overwrite,
         bn_eps=options.bn_eps,
     )
     return 0

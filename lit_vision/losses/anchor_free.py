@@ -78,6 +78,9 @@ class AnchorFreeLoss(DetectionLoss):
         ignore_threshold: float = 0.7,
     ) -> None:
         super().__init__()
+        self.check_range(0, 1, ignore_threshold=ignore_threshold)
+        self.check_range(0, box_gain=box_gain, distribution_gain=distribution_gain, class_gain=class_gain)
+        self.check_range(0, alpha=alpha, beta=beta)
         if top_k < 1 or window < 1 or window % 2 == 0:
             raise UserError(f"AnchorFreeLoss: top_k is {top_k} and window {window}; give 1 or more, the window odd")
         if assignment == "simota" and (alpha is not None or beta is not None):

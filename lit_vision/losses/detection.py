@@ -1,11 +1,13 @@
 """What every detector's loss has in common: how it is called, what it gives, which heads it is for."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from math import inf
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-HeadKind = Literal["v3", "anchor_free"]
+from lit_vision.errors import UserError
+from lit_vision.networks.yolo_network import HeadKind
 
 
 class DetectionLoss(nn.Module):
@@ -20,6 +22,13 @@ class DetectionLoss(nn.Module):
     """
 
     head: ClassVar[HeadKind]
+
+    def check_range(self, least: float, most: float = inf, **settings: float | None) -> None:
+        """Raises a UserError for the first setting that is not within `least` and `most`."""
+        for name, value in settings.items():
+            if value is not None and not least <= value <= most:
+                wanted = f"at least {least}" if most == inf else f"{least} to {most}"
+                raise UserError(f"{type(self).__name__}: {name} is {value}; give {wanted}")
 
     def check(self, network: Any) -> None:
         """Raises a UserError if the network's head cannot be trained with these settings."""

@@ -4,8 +4,9 @@ from typing import Any
 
 from lit_vision.errors import UserError
 from lit_vision.losses.anchor_free import AnchorFreeLoss
-from lit_vision.losses.detection import DetectionLoss, HeadKind
+from lit_vision.losses.detection import DetectionLoss
 from lit_vision.losses.yolo import YOLOLoss
+from lit_vision.networks.yolo_network import HeadKind
 
 DEFAULTS: dict[HeadKind, type[DetectionLoss]] = {"v3": YOLOLoss, "anchor_free": AnchorFreeLoss}
 
@@ -16,7 +17,7 @@ def choose_loss(loss: DetectionLoss | None, head: HeadKind, network: Any) -> Det
     Raises:
         UserError: the loss is for another kind of head, or cannot train this network.
     """
-    chosen = loss if loss is not None else _default(head, network)
+    chosen = loss if loss is not None else DEFAULTS[head]()
     if chosen.head != head:
         raise UserError(
             f"loss {type(chosen).__name__} is for `head: {chosen.head}`, but the model has `head: {head}`: leave the "
@@ -24,7 +25,3 @@ def choose_loss(loss: DetectionLoss | None, head: HeadKind, network: Any) -> Det
         )
     chosen.check(network)
     return chosen
-
-
-def _default(head: HeadKind, network: Any) -> DetectionLoss:
-    return YOLOLoss(ignore_threshold=network.ignore_threshold) if head == "v3" else DEFAULTS[head]()

@@ -84,7 +84,7 @@ class YOLOLoss(DetectionLoss):
         objectness_target: "one", or the "iou" of the predicted box with the object.
         objectness_gain: factor on the objectness term.
         class_gain: factor on the class term.
-        ignore_threshold: see above.
+        ignore_threshold: see above; None: the network's, which is 0.7 where no .cfg says otherwise.
         assignment_threshold: see above; 0.4 by default, of assignment "threshold" only.
         max_ratio: see above; 4 by default, of assignment "ratio" only.
         focal_gamma: objectness terms are weighted by |target - objectness| ** focal_gamma (generalized focal loss, Li
@@ -110,7 +110,7 @@ class YOLOLoss(DetectionLoss):
         objectness_target: ObjectnessTarget | None = None,
         objectness_gain: float = 1.0,
         class_gain: float = 1.0,
-        ignore_threshold: float = 0.7,
+        ignore_threshold: float | None = None,
         assignment_threshold: float | None = None,
         max_ratio: float | None = None,
         focal_gamma: float = 0.0,
@@ -118,6 +118,11 @@ class YOLOLoss(DetectionLoss):
         reduction: Reduction = "image",
     ) -> None:
         super().__init__()
+        shares = {"ignore_threshold": ignore_threshold, "assignment_threshold": assignment_threshold}
+        self.check_range(0, 1, **shares, label_smoothing=label_smoothing)
+        self.check_range(0, box_gain=box_gain, objectness_gain=objectness_gain, class_gain=class_gain)
+        self.check_range(0, focal_gamma=focal_gamma)
+        self.check_range(1, max_ratio=max_ratio)
         by_law = LAWS[law]
         self.assignment: Assignment = assignment or by_law.assignment
         self.box_loss: BoxLoss = box_loss or by_law.box_loss
@@ -155,7 +160,8 @@ class YOLOLoss(DetectionLoss):
         height, width = sizes[0][0] * strides[0], sizes[0][1] * strides[0]
         truths = join_truths(boxes, labels, crowd, height, width)
         slots = assign(truths, flat.shape[-1] - 5, anchors, strides, sizes, self.matching)
-        ignored = ignored_boxes(decode(flat.detach(), grid), boxes, crowd, self.ignore_threshold)
+        threshold = network.ignore_threshold if self.ignore_threshold is None else self.ignore_threshold
+        ignored = ignored_boxes(decode(flat.detach(), grid), boxes, crowd, threshold)
         trained, own_grid = flat[slots.image, slots.place], grid.at(slots.place)  # (P, 5 + C)
         target = self._objectness(trained, own_grid, slots)
         classes = slots.classes * (1 - self.label_smoothing) + self.label_smoothing / 2

@@ -6,7 +6,7 @@ from lit_vision.networks.darknet import DarknetYOLO
 from lit_vision.networks.darknet_text import Section
 
 
-def config_text(network: DarknetYOLO, height: int, width: int) -> str:
+def config_text(network: DarknetYOLO, height: int, width: int, fit: str | None = None) -> str:
     """The text that Darknet and OpenCV read together with what `darknet_weights.write_weights` writes.
 
     All other lines, comments and training options too, stay as they were.
@@ -15,6 +15,7 @@ def config_text(network: DarknetYOLO, height: int, width: int) -> str:
         network: of any number of classes, its anchors clustered or not.
         height: of the network's input, pixels.
         width: likewise.
+        fit: how pictures get that size: letter_box follows "letterbox" and "stretch"; others Darknet does not have.
     """
     config = network.config
     lines = config.text.splitlines()
@@ -27,6 +28,8 @@ def config_text(network: DarknetYOLO, height: int, width: int) -> str:
         changes.append((config.layers[number - 1].section, "filters", config.layers[number - 1].channels))
         changes.append((config.layers[number].section, "classes", config.classes))
         changes.append((config.layers[number].section, "anchors", ", ".join(f"{w},{h}" for w, h in anchors)))
+    if fit in ("letterbox", "stretch") and (fit == "letterbox") != bool(config.net.integer("letter_box", 0)):
+        changes.append((config.net, "letter_box", int(fit == "letterbox")))
     added: list[tuple[int, str]] = []
     for section, key, value in changes:
         if key in section.options:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -12,15 +12,24 @@ from lit_vision.networks.backbones import create_features
 from lit_vision.networks.yolo import YOLO
 from lit_vision.networks.yolo_layers import ConvBlock, Head, Scale, paper_scales
 from lit_vision.networks.yolo_necks import PAN, TopDown
+from lit_vision.networks.yolo_network import HeadKind, Neck
 from lit_vision.ops.anchors import PAPER_ANCHORS, arrange_anchors
 
-Neck = Literal["v3", "pan"]
-HeadKind = Literal["v3", "anchor_free"]
-
 MAX_WIDTH = 512  # of the paper's neck; backbones with more channels than Darknet-53 need no wider one
-HEAD_ARGS: dict[str, tuple[str, ...]] = {
-    "v3": ("scale_x_y",),
-    "anchor_free": ("reg_max", "depth", "depthwise", "width"),
+HEAD_ARGS: dict[str, dict[str, str]] = {
+    "v3": {"scale_x_y": "a number"},
+    "anchor_free": {
+        "reg_max": "a whole number",
+        "depth": "a whole number",
+        "depthwise": "true or false",
+        "width": "a whole number or null",
+    },
+}
+KINDS: dict[str, tuple[type, ...]] = {
+    "a number": (int, float),
+    "a whole number": (int,),
+    "a whole number or null": (int, type(None)),
+    "true or false": (bool,),
 }
 
 
@@ -56,6 +65,8 @@ def yolo(
         head_args: of the head, see `YOLO` (scale_x_y) and `AnchorFreeYOLO` (reg_max, depth, depthwise, width).
     """
     args = _checked(head, head_args)
+    if width is not None and width < 1:
+        raise UserError(f"width is {width}; give the channels of the neck's coarsest scale, at least 1, or null")
     coarsest_first = sorted(strides, reverse=True)
     out_indices = _out_indices(coarsest_first)
     features = create_features(backbone, in_channels, pretrained, weights, out_indices, **dict(backbone_args or {}))
@@ -103,8 +114,12 @@ def _alone(channels: int, num_anchors: int, num_classes: int) -> Scale:
 
 def _checked(head: HeadKind, head_args: Mapping[str, Any] | None) -> dict[str, Any]:
     known, given = HEAD_ARGS[head], dict(head_args or {})
-    if unknown := sorted(given.keys() - set(known)):
+    if unknown := sorted(given.keys() - known.keys()):
         raise UserError(f"head_args: {', '.join(unknown)} is not of head {head}, which has {', '.join(known)}")
+    for name, value in given.items():
+        kinds = KINDS[known[name]]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise UserError(f"head_args: {name} is {value!r}; give {known[name]}")
     return given
 
 

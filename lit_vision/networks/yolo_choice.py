@@ -13,8 +13,9 @@ from lit_vision.networks.darknet_cfg import BUILT_IN, find_config
 from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.darknet_weights import load_backbone, load_weights
 from lit_vision.networks.yolo import YOLO
-from lit_vision.networks.yolo_build import HeadKind, Neck, yolo
+from lit_vision.networks.yolo_build import yolo
 from lit_vision.networks.yolo_layers import SLOPE
+from lit_vision.networks.yolo_network import HeadKind, Neck
 from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, Anchors
 
 AnchorChoice = list[list[float]] | Literal["paper", "auto"]
@@ -56,8 +57,7 @@ def create_yolo(
     Raises:
         UserError: arguments that exclude each other, or that the architecture fixes.
     """
-    if head == "anchor_free" and anchors is not None:
-        raise UserError("`head: anchor_free` has no anchors: leave out `anchors`, or set `head: v3`")
+    _refuse_values(head, anchors, bn_eps)
     if backbone is None:
         name = architecture or "yolov3"
         _refuse_parts(name, pretrained, weights, backbone_args, width, strides, (neck, head, head_args))
@@ -71,7 +71,11 @@ def create_yolo(
         raise UserError(f"give `architecture: {_short(architecture)}` or `backbone: {backbone}`, not both")
     if pretrained and weights is not None:
         raise UserError(f"{backbone} was given both pretrained: true and weights: {weights}; give one of them")
-    chosen = PAPER_ANCHORS if head == "anchor_free" else choose_anchors(anchors or "paper", len(strides))
+    chosen = (
+        PAPER_ANCHORS
+        if head == "anchor_free"
+        else choose_anchors("paper" if anchors is None else anchors, len(strides))
+    )
     timm_weights, args = None if is_darknet_file(weights) else weights, plain_backbone_args(backbone_args, weights)
     shape = (num_classes, in_channels, chosen, strides, width)
     net = yolo(backbone, *shape, pretrained, timm_weights, _with_slope(args), neck, head, head_args)
@@ -103,6 +107,13 @@ def _with_slope(backbone_args: Mapping[str, Any] | None) -> dict[str, Any]:
     if "slope" in args:
         args["act_layer"] = partial(nn.LeakyReLU, negative_slope=float(args.pop("slope")))
     return args
+
+
+def _refuse_values(head: HeadKind, anchors: AnchorChoice | None, bn_eps: float | None) -> None:
+    if bn_eps is not None and not 0 < bn_eps < 1:
+        raise UserError(f"bn_eps is {bn_eps}; give a small number above 0, such as 1e-5")
+    if head == "anchor_free" and anchors is not None:
+        raise UserError("`head: anchor_free` has no anchors: leave out `anchors`, or set `head: v3`")
 
 
 def _refuse_parts(

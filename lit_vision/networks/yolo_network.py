@@ -1,12 +1,15 @@
 """What losses and tasks ask of a detector's network, whatever its head; and the pyramid that all of them begin with."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
 from lit_vision.ops.grid import Decoded, Grid
+
+Neck = Literal["v3", "pan"]
+HeadKind = Literal["v3", "anchor_free"]
 
 
 class DetectionNetwork(Protocol):

@@ -1,6 +1,7 @@
 """Anchors: the widths and heights that YOLO's boxes are measured against, in pixels of the network's input."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -31,10 +32,10 @@ def arrange_anchors(anchors: Sequence[Sequence[float]], num_scales: int) -> Tens
     """Anchors (S * A pairs) sorted by area and dealt out, the largest to the coarsest scale: (S, A, 2).
 
     Raises:
-        UserError: they are not pairs of positive numbers, or not the same number for each scale.
+        UserError: they are not pairs of positive, finite numbers, or not the same number for each scale.
     """
     flat = [number for pair in anchors for number in pair]
-    if any(len(pair) != 2 for pair in anchors) or not flat or min(flat) <= 0:
+    if any(len(pair) != 2 for pair in anchors) or not flat or not all(0 < number < inf for number in flat):
         raise UserError("`anchors` must be a list of [width, height] in pixels, all above 0")
     if len(anchors) % num_scales:
         raise UserError(

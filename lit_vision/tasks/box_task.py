@@ -139,23 +139,32 @@ class BoxTask(VisionTask):
 
     def _rule(self, strictly: bool = False) -> Rule:
         """The user's own; `strictly`: thresholds that are to come from the validation must be known."""
+        if strictly:
+            self.check_thresholds()
         objectness, score = self.objectness_threshold, self.score_threshold
         if score != "auto":
             return Rule(objectness, score, self.nms_threshold, self.max_detections)
-        if strictly and self.class_thresholds is None:
-            raise UserError(
-                "score_threshold is auto, but this checkpoint was written before a validation had found the "
-                "thresholds: give a number (--threshold 0.4)"
-            )
         chosen = torch.tensor(self.class_thresholds or [USUAL_SCORE] * self.num_classes, device=self.device)
         return Rule(min(objectness, float(chosen.min())), chosen, self.nms_threshold, self.max_detections)
 
     # --- thresholds of the classes ------------------------------------------------------------------------------
+    def check_thresholds(self) -> None:
+        """Whether predictions can be made.
+
+        Raises:
+            UserError: the thresholds are to come from the validation, and there has been none.
+        """
+        if self.score_threshold == "auto" and self.class_thresholds is None:
+            raise UserError(
+                "score_threshold is auto, but this checkpoint was written before a validation had found the "
+                "thresholds: give a number (--threshold 0.4)"
+            )
+
     def on_validation_epoch_end(self) -> None:
-        """As every task; keeps the thresholds of the best F1."""
+        """As every task; keeps the thresholds of the best F1, but for those of the batches before a training."""
         super().on_validation_epoch_end()
         points = cast(MeanAveragePrecision, self.metrics["val"]).points
-        if points is not None:
+        if points is not None and not self.trainer.sanity_checking:
             self.class_thresholds = points.thresholds.tolist()
 
     def on_test_epoch_start(self) -> None:

@@ -13,9 +13,8 @@ from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
-from lit_vision.networks.yolo_build import HeadKind, Neck
 from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture, plain_backbone_args
-from lit_vision.networks.yolo_network import AnchorNetwork
+from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck
 from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
 from lit_vision.types import DetectionBatch
@@ -95,7 +94,12 @@ class YOLODetector(BoxTask):
         super().__init__(class_names, **kwargs)
         backbone_args = plain_backbone_args(backbone_args, weights if backbone else None)
         shape: dict[str, Any] = {"architecture": architecture, "backbone": backbone, "backbone_args": backbone_args}
-        shape |= {"strides": strides or [8, 16, 32], "width": width, "in_channels": in_channels, "anchors": anchors}
+        shape |= {
+            "strides": [8, 16, 32] if strides is None else strides,
+            "width": width,
+            "in_channels": in_channels,
+            "anchors": anchors,
+        }
         shape |= {"neck": neck, "head": head, "head_args": head_args, "bn_eps": bn_eps}
         self.network = create_yolo(self.num_classes, **shape, pretrained=pretrained, weights=weights)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)

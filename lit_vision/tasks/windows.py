@@ -94,7 +94,9 @@ class SlidingWindowDetector(VisionTask):
         self.columns = match_classes(self.class_names, trained.class_names, background)
         self.scores = WindowScores(trained.network, trained.preprocess, trained.data, method)
         self._say_method(method)
-        self.metrics = nn.ModuleDict({stage: MeanAveragePrecision(self.class_names) for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict(
+            {stage: MeanAveragePrecision(self.class_names, max_detections) for stage in ("val", "test")}
+        )
         names = ("window_sizes", "ratios", "stride", "score_threshold", "nms_threshold", "vote", "max_detections")
         settings = {name: getattr(self, name) for name in (*names, "evaluation_threshold", "rescore")}
         own = {"classifier": self.facts, "background": background, "method": method, "in_channels": in_channels}

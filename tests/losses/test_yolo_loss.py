@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,8 @@ SIDE = 128
 
 
 def network_with(scale_x_y: tuple[float, float] | None = None) -> SimpleNamespace:
-    return SimpleNamespace(anchors=ANCHORS, strides=STRIDES, grid=lambda raw: grid_of(raw, ANCHORS, STRIDES, scale_x_y))
+    grid = partial(grid_of, anchors=ANCHORS, strides=STRIDES, scale_x_y=scale_x_y)
+    return SimpleNamespace(anchors=ANCHORS, strides=STRIDES, grid=grid, ignore_threshold=0.7)
 
 
 NETWORK = network_with()
@@ -269,6 +271,21 @@ def test_only_the_best_anchor_of_all_scales_trains_and_good_boxes_are_ignored_no
     assert found[own, :, 1, [0, 2]].abs().max() == 0  # ignored: neither object nor background
 
 
+@pytest.mark.parametrize("law", ["darknet", "dense"])
+def test_a_cfgs_ignore_threshold_serves_every_law_that_sets_none(law: str) -> None:
+    def gradient(published: float, **settings: float) -> Tensor:
+        raw = outputs(seed=2, scale=0.5)
+        network = SimpleNamespace(**{**vars(NETWORK), "ignore_threshold": published})
+        none = [torch.zeros(1, dtype=torch.bool)]
+        box = [torch.tensor([[24.0, 24.0, 104.0, 104.0]])]
+        YOLOLoss(law=law, **settings)(raw, network, box, [torch.tensor([1])], none).total.backward()  # type: ignore[arg-type]
+        return torch.cat([own.grad.flatten() for own in raw])  # type: ignore[union-attr]
+
+    assert torch.equal(gradient(0.2), gradient(0.7, ignore_threshold=0.2))
+    assert not torch.equal(gradient(0.2), gradient(0.7))
+    assert torch.equal(gradient(0.2, ignore_threshold=0.7), gradient(0.7))
+
+
 def test_modern_objectness_is_the_overlap_of_the_predicted_box() -> None:
     """One object, whose slots are known; the term is written down again, focal weights included."""
     raw = outputs(scale=0.5)
@@ -313,7 +330,9 @@ def test_settings_of_another_assignment_are_refused(settings: dict[str, object],
         YOLOLoss(**settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("scale_x_y", "fits"), [((1.0,), False), ((2.0,), True), ((2.0, 1.05), False), ((2.0, 2.5), True)])
+@pytest.mark.parametrize(
+    ("scale_x_y", "fits"), [((1.0,), False), ((2.0,), True), ((2.0, 1.05), False), ((2.0, 2.5), True)]
+)
 def test_neighbouring_cells_need_boxes_that_reach_the_centre(scale_x_y: tuple[float, ...], fits: bool) -> None:
     YOLOLoss().check(SimpleNamespace(scale_x_y=scale_x_y))
     if fits:

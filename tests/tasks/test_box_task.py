@@ -3,16 +3,19 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 import torch
+from quiet import quiet_trainer
 from scipy import ndimage
 from tiny import command, write_experiment
 from torch import Tensor, nn
 
+from lit_vision.data.detection import DetectionDataModule
 from lit_vision.errors import UserError
+from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.ops.grid import Decoded
 from lit_vision.predict import load_for_prediction, predict_images
 from lit_vision.tasks.checkpoints import load_task
@@ -205,6 +208,28 @@ def test_thresholds_of_the_validation_travel_and_are_written(fitted: Any, worksp
     for one in found:
         assert one["score"] > written["classes"][names[one["category_id"]]]["threshold"] - 1e-5
     assert load_for_prediction(file, 0.4, {}).score_threshold == 0.4  # type: ignore[attr-defined]
+
+
+def test_the_batches_before_a_training_give_no_thresholds(drawn: Path) -> None:
+    data = DetectionDataModule(str(drawn / "detection"), image_size=64, batch_size=4, num_workers=0)
+    task = YOLODetector(data.class_names, **{**SMALL, "evaluation_threshold": 0.0})
+    settings: dict[str, Any] = {"max_epochs": 1, "limit_train_batches": 1, "num_sanity_val_steps": 1}
+    quiet_trainer(**settings, check_val_every_n_epoch=2).fit(task, data)
+    assert cast(MeanAveragePrecision, task.metrics["val"]).points is not None
+    assert task.class_thresholds is None
+    quiet_trainer(**settings).fit(task, data)
+    assert task.class_thresholds is not None
+
+
+def test_auto_without_a_validation_leaves_no_results_behind(workspace: Path, drawn: Path) -> None:
+    task = YOLODetector(NAMES, **SMALL)
+    task.data = {"task": "detection", "image_size": [64, 64], "fit": "letterbox", "in_channels": 3, "depth": "full"}
+    trainer = quiet_trainer()
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(workspace / "unvalidated.ckpt")
+    with pytest.raises(UserError, match="before a validation had found the thresholds"):
+        predict_images(workspace / "unvalidated.ckpt", drawn, workspace / "nothing", threshold="auto")
+    assert not (workspace / "nothing").exists()
 
 
 def test_auto_is_for_detectors_only(workspace: Path, drawn: Path) -> None:

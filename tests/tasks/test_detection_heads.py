@@ -97,6 +97,9 @@ def test_what_does_not_fit_is_refused(settings: dict[str, Any], says: str) -> No
         ({"top_k": 0}, "top_k is 0"),
         ({"window": 4}, "window 4"),
         ({"assignment": "simota", "beta": 4.0}, "alpha and beta are of assignment: task_aligned"),
+        ({"ignore_threshold": 70.0}, "AnchorFreeLoss: ignore_threshold is 70.0; give 0 to 1"),
+        ({"beta": -1.0}, "AnchorFreeLoss: beta is -1.0; give at least 0"),
+        ({"class_gain": float("nan")}, "AnchorFreeLoss: class_gain is nan; give at least 0"),
     ],
 )
 def test_losses_refuse_values_without_sense(settings: dict[str, Any], says: str) -> None:
@@ -104,10 +107,23 @@ def test_losses_refuse_values_without_sense(settings: dict[str, Any], says: str)
         AnchorFreeLoss(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"ignore_threshold": 70.0}, "YOLOLoss: ignore_threshold is 70.0; give 0 to 1"),
+        ({"label_smoothing": 1.1}, "YOLOLoss: label_smoothing is 1.1; give 0 to 1"),
+        ({"assignment": "ratio", "max_ratio": 0.5}, "YOLOLoss: max_ratio is 0.5; give at least 1"),
+        ({"focal_gamma": -2.0}, "YOLOLoss: focal_gamma is -2.0; give at least 0"),
+        ({"box_gain": -1.0}, "YOLOLoss: box_gain is -1.0; give at least 0"),
+    ],
+)
+def test_losses_with_anchors_refuse_them_too(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        YOLOLoss(**settings)
+
+
 def test_the_default_loss_follows_the_head() -> None:
-    default = choose_loss(None, "v3", SimpleNamespace(ignore_threshold=0.6, scale_x_y=(1.0,)))
-    assert isinstance(default, YOLOLoss)
-    assert default.ignore_threshold == 0.6
+    assert isinstance(choose_loss(None, "v3", SimpleNamespace(scale_x_y=(1.0,))), YOLOLoss)
     assert isinstance(choose_loss(None, "anchor_free", None), AnchorFreeLoss)
 
 

@@ -99,6 +99,11 @@ def test_a_classifier_finds_objects_on_unseen_pictures(root: Path, checkpoint: P
     assert measured(task, pictures(root))["test/map_50"] < 0.3
 
 
+def test_the_metrics_count_as_many_detections_as_are_asked_for(checkpoint: Path) -> None:
+    task = SlidingWindowDetector(NAMES, str(checkpoint), max_detections=300, **WINDOWS)
+    assert [metric.max_detections for metric in task.metrics.values()] == [300, 300]
+
+
 def test_votes_move_a_box_from_its_window_to_the_object(root: Path, checkpoint: Path) -> None:
     alone: dict[str, Any] = {**WINDOWS, "method": "crops"}
     plain = measured(SlidingWindowDetector(NAMES, str(checkpoint), **alone), pictures(root))
