@@ -27,6 +27,8 @@ from lit_vision.callbacks.rank_check import RankCheck
 from lit_vision.callbacks.resources import Resources
 from lit_vision.callbacks.results import PredictionFiles
 from lit_vision.callbacks.seeding import StepSeeds
+from lit_vision.errors import UserError
+from lit_vision.runs.checkpoints import AtomicCheckpointIO
 from lit_vision.runs.folder import RunFolder
 
 REFRESH = 10  # steps between two draws of the progress bar
@@ -144,3 +146,21 @@ def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
     flags = cpuinfo.read_text(errors="replace").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def kept_in_folder(trainer: dict[str, Any], folder: RunFolder, fitting: bool) -> dict[str, Any]:
+    """Arguments of the Trainer by which all of a run lies in its folder.
+
+    Raises:
+        UserError: the user wants it elsewhere.
+    """
+    elsewhere = trainer.get("default_root_dir")
+    if elsewhere is not None:
+        raise UserError(
+            f"trainer.default_root_dir is {elsewhere}, but all of a run lies in its run folder: use --runs <folder of "
+            "all runs> or --run_dir <folder of this one>"
+        )
+    chosen: dict[str, Any] = {"default_root_dir": str(folder.path)}
+    if not trainer.get("plugins"):
+        chosen["plugins"] = [AtomicCheckpointIO()]
+    return chosen if fitting else {**chosen, "enable_checkpointing": False}

@@ -22,11 +22,11 @@ from lit_vision.cli import experiment_files, untrained
 from lit_vision.cli.channels import ChannelLink
 from lit_vision.cli.names import CALLBACKS, DATA_MODULES, TASKS, TRAINING
 from lit_vision.cli.parser import ShortErrorParser, translated
-from lit_vision.cli.trainer_defaults import choose_precision, default_callbacks, first_callbacks, quiet
+from lit_vision.cli.trainer_defaults import choose_precision, default_callbacks, first_callbacks, kept_in_folder, quiet
 from lit_vision.data.base import VisionDataModule
 from lit_vision.errors import UserError
 from lit_vision.runs import folder as run_folder
-from lit_vision.runs.checkpoints import AtomicCheckpointIO, check_task, explained, fill_in, read_header
+from lit_vision.runs.checkpoints import check_task, explained, fill_in, read_header
 from lit_vision.runs.loggers import RunWandbLogger, WandbChoice, run_loggers
 from lit_vision.runs.resume import Resumed, to_continue
 from lit_vision.tasks.base import VisionTask
@@ -222,11 +222,7 @@ class VisionCLI(LightningCLI):
             first_step = self.header["logged"] if self.header else 0 if self.options.resume else None
             loggers = run_loggers(self.folder, choice, str(self.subcommand), first_step)
             kwargs["logger"] = options["logger"] = loggers or False
-        if not options.get("plugins"):
-            kwargs["plugins"] = [AtomicCheckpointIO()]
-        if not fitting:
-            kwargs["enable_checkpointing"] = False
-        kwargs["default_root_dir"] = str(self.folder.path)
+        kwargs |= kept_in_folder(options, self.folder, fitting)
         own = options.get("callbacks") or []
         own = own if isinstance(own, list) else [own]
         first = first_callbacks(own) if fitting else []

@@ -105,7 +105,10 @@ def _with_slope(backbone_args: Mapping[str, Any] | None) -> dict[str, Any]:
     """timm's arguments: a slope becomes a leaky ReLU of that slope. timm's own darknet53 has 0.01."""
     args = dict(backbone_args or {})
     if "slope" in args:
-        args["act_layer"] = partial(nn.LeakyReLU, negative_slope=float(args.pop("slope")))
+        slope = args.pop("slope")
+        if isinstance(slope, bool) or not isinstance(slope, int | float):
+            raise UserError(f"backbone_args: slope is {slope!r}; give a number, such as 0.1")
+        args["act_layer"] = partial(nn.LeakyReLU, negative_slope=float(slope))
     return args
 
 

@@ -29,6 +29,11 @@ WRONG = [
         "model: unknown class 'Tay'; it can be TransferClassifier, SemanticSegmenter, InstanceSegmenter, "
         "YOLODetector, SlidingWindowDetector, or the full path of your own",
     ),
+    (
+        "--trainer.default_root_dir there",
+        "trainer.default_root_dir is there, but all of a run lies in its run folder: "
+        "use --runs <folder of all runs> or --run_dir <folder of this one>",
+    ),
     ("--model TransferClassifer", "model: unknown class 'TransferClassifer'; did you mean 'TransferClassifier'?"),
     ("--data DetektionDataModule", "data: unknown class 'DetektionDataModule'; did you mean 'DetectionDataModule'?"),
     ("--model.backbon r", "model: unknown option 'backbon' of Toy; did you mean 'backbone'?"),

@@ -72,6 +72,7 @@ def test_gradients_reach_every_parameter() -> None:
         ({"backbone": "resnet18", "anchors": [[1, 2, 3]]}, "list of"),
         ({"backbone": "vit_tiny_patch16_224"}, "strides"),
         ({"backbone_args": {"slope": 0.1}}, "slope"),
+        ({"backbone": "darknet53", "backbone_args": {"slope": "steep"}}, "slope is 'steep'; give a number"),
     ],
 )
 def test_arguments_that_exclude_each_other(settings: dict[str, object], says: str) -> None:
