@@ -48,8 +48,7 @@ def split_instances(
     Raises:
         UserError: there is no such `regrow`.
     """
-    if regrow not in get_args(Regrow):
-        raise UserError(f"model.regrow is {regrow!r}: give one of {', '.join(get_args(Regrow))}")
+    check_regrow(regrow)
     inside, seeds = framed(np.asarray(pixels, bool)), framed(np.asarray(border, bool))
     np.greater(inside, seeds, out=seeds)  # in place, here and below: fresh memory costs as much as the work on it
     labels = numbered_parts(seeds, min_area)
@@ -65,6 +64,12 @@ def split_instances(
     if fill:
         _fill(labels)
     return labels[1:-1, 1:-1].astype(np.int32, order="C")
+
+
+def check_regrow(regrow: str) -> None:
+    """Raises UserError where there is no such way to grow."""
+    if regrow not in get_args(Regrow):
+        raise UserError(f"model.regrow is {regrow!r}: give one of {', '.join(get_args(Regrow))}")
 
 
 def grow(seeds: Int32Array, mask: BoolArray) -> Int32Array:

@@ -280,6 +280,11 @@ def test_views_and_tiles_together_are_the_mean_of_mirrored_tiles() -> None:
     assert torch.equal(found["mask"].long(), expected[0, :, :48, :48].argmax(0))
 
 
+def test_an_unknown_stage_of_outlines_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.boundary_metrics is 'tets': give one of test, always, never"):
+        SemanticSegmenter(NAMES, boundary_metrics="tets", **TINY)
+
+
 def test_tiles_without_a_checkpoint_s_facts_are_refused() -> None:
     with pytest.raises(UserError, match=r"tiles need model\.tile"):
         SemanticSegmenter(NAMES, tile=64, **TINY).predict_whole(np.zeros((8, 8, 3), np.uint8))

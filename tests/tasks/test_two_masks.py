@@ -112,6 +112,7 @@ def test_pixels_alone_give_objects_without_borders(root: Path, monkeypatch: pyte
     monkeypatch.setattr(task.network, "forward", lambda images: perfect(batch)[0])
     assert [int(p["instances"].max()) for p in task.predict_step(batch, 0)] == [2, 2]
     assert {one.border_threshold for one in task.search.choices} == {0.3}
+    assert task.tuning.searched == ["pixel_threshold", "min_area"]  # what a run says that it has found
 
 
 def test_a_border_alone_needs_pixels(root: Path, tmp_path: Path) -> None:
