@@ -24,7 +24,7 @@ from lit_vision.tasks.instance_maps import (
     restored_maps,
     visible_maps,
 )
-from lit_vision.tasks.tile_maps import tile_transform, tiled_maps
+from lit_vision.tasks.tile_maps import originals, tile_transform, tiled_maps
 from lit_vision.tasks.tuning import Tuning, say_found
 from lit_vision.tasks.two_masks import Train, TwoMaskTask
 from lit_vision.types import IGNORE_INDEX, InstanceBatch, InstancePrediction, UInt8Array
@@ -204,8 +204,13 @@ class InstanceSegmenter(TwoMaskTask):
 
     # --- prediction ---------------------------------------------------------------------------------------------
     def predict_step(self, batch: InstanceBatch, batch_idx: int) -> list[InstancePrediction]:
-        """Objects of each picture in its original pixels: both maps are brought back before they are separated."""
-        maps = mean_over_views(self._probabilities, batch["image"], **self.views).cpu().numpy()
+        """Objects of each picture in its original pixels: both maps are brought back before they are separated.
+
+        With `tile` the pictures are read once more, from their files.
+        """
+        if self.tile is not None:
+            return [self.predict_whole(image) for image in originals(self, batch)]
+        maps = mean_over_views(self._probabilities, batch["image"], **self.views).detach().cpu().numpy()
         frames, sizes = batch["frame"].cpu().numpy(), batch["size"].tolist()
         predictions = []
         for one, frame, size in zip(maps, frames, sizes, strict=True):

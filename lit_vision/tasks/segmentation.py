@@ -26,7 +26,7 @@ from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.segmentation import create_segmenter
 from lit_vision.ops.averaging import Flip, check_views, mean_over_views
 from lit_vision.tasks.base import VisionTask
-from lit_vision.tasks.tile_maps import restored, tiled_maps
+from lit_vision.tasks.tile_maps import originals, restored, tiled_maps
 from lit_vision.types import SegmentationBatch, SegmentationPrediction, UInt8Array
 
 OUTLINED = {"test": ("test",), "always": ("val", "test"), "never": ()}  # stages in which outlines are compared
@@ -215,7 +215,10 @@ class SemanticSegmenter(VisionTask):
         """Mask and confidence of each picture, in its original pixels.
 
         The probabilities are brought back before the class is chosen, so that outlines are as smooth as the original.
+        With `tile` the pictures are read once more, from their files.
         """
+        if self.tile is not None:
+            return [self.predict_whole(image) for image in originals(self, batch)]
         framed = zip(self.probabilities(batch["image"]), batch["frame"], batch["size"], strict=True)
         return [_most_likely(restored(maps, frame, tuple(size.tolist()))) for maps, frame, size in framed]
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
+from lit_vision.data.decode import read_image
 from lit_vision.data.segmentation import SegmentationDataModule
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
@@ -224,11 +225,23 @@ def test_a_tile_goes_through_the_checkpoint_s_own_transform() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
     with torch.inference_mode():
         found = task.predict_whole(image)
+        task.tile = None
         for x in (0, 32):
             warped = Transform((48, 64), "stretch")(image[:, x : x + 32])
             batch: Any = {"image": warped.image[None], "frame": torch.from_numpy(warped.frame)[None]}
             (alone,) = task.predict_step({**batch, "size": torch.tensor([[32, 32]])}, 0)
             assert torch.equal(found["mask"][:, x : x + 32].long(), alone["mask"])
+
+
+def test_predictions_of_a_trainer_come_in_tiles_of_the_files(root: Path) -> None:
+    task, data = with_neighbours(tile=32, tile_overlap=0.5), data_module(root)
+    found = [one for batch in quiet_trainer().predict(task, datamodule=data) or [] for one in batch]
+    pictures = [read_image(data.index.path(i)) for i in data.index.indices("val").tolist()]
+    assert len(found) == len(pictures) > 0
+    for one, image in zip(found, pictures, strict=True):
+        assert torch.equal(one["mask"], task.predict_whole(image)["mask"])
+    with pytest.raises(UserError, match="cut from the files of a data module"):
+        quiet_trainer().predict(task, data.predict_dataloader())
 
 
 def test_tiles_in_evaluation_count_as_the_whole_picture_does(root: Path) -> None:

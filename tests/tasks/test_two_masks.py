@@ -13,6 +13,7 @@ from quiet import quiet_trainer
 from torch.optim import AdamW
 
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
+from lit_vision.data.decode import read_size
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
 from lit_vision.losses.border import BorderLoss
@@ -313,6 +314,25 @@ def test_tiles_are_scaled_as_the_checkpoint_says(monkeypatch: pytest.MonkeyPatch
     assert len(task.predict_whole(image)["labels"]) == truth.max()
     task.separation = replace(task.separation, min_area=60)  # of the network's pixels: 240 of the picture's
     assert len(task.predict_whole(image)["labels"]) < truth.max()
+
+
+def test_predictions_of_a_trainer_come_in_tiles_of_the_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, data = InstanceSegmenter(NAMES, tile=32, **TINY), data_module(root)
+    seen: list[tuple[int, ...]] = []
+    monkeypatch.setattr(InstanceSegmenter, "predict_whole", lambda _, image: seen.append(image.shape) or {})
+    quiet_trainer().predict(task, datamodule=data)
+    sizes = [read_size(data.index.path(i)) for i in data.index.indices("val").tolist()]
+    assert seen == [(*size, 3) for size in sizes]
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+def test_predictions_need_no_switch_of_gradients(tile: int | None) -> None:
+    task = InstanceSegmenter(NAMES, tile=tile, **TINY).eval()
+    task.data = {"task": "instances", "image_size": [64, 64], "fit": "stretch", "in_channels": 3, "depth": "full"}
+    whole = Transform((64, 64), "stretch")(np.zeros((80, 90, 3), np.uint8))
+    batch = {"image": whole.image[None], "frame": torch.as_tensor(whole.frame)[None], "size": torch.tensor([[80, 90]])}
+    found = task.predict_whole(np.zeros((80, 90, 3), np.uint8)) if tile else task.predict_step(batch, 0)[0]  # type: ignore[arg-type]
+    assert found["instances"].shape == (80, 90)
 
 
 # --- pictures of every kind -----------------------------------------------------------------------------------------
