@@ -71,6 +71,26 @@ def test_a_shared_encoder_with_another_one_is_refused() -> None:
         InstanceSegmenter(NAMES, shared_encoder=True, border_decoder="dpt", **TINY)
 
 
+@pytest.mark.parametrize("decoder", ["pspnet", "deeplabv3", "deeplabv3plus"])
+def test_a_decoder_that_wants_other_maps_shares_no_encoder(decoder: str) -> None:
+    with pytest.raises(UserError, match=rf"decoder '{decoder}' takes other maps than the first one: down to 1/\d+ "):
+        InstanceSegmenter(NAMES, encoder="resnet10t", border_decoder=decoder, shared_encoder=True)
+
+
+@pytest.mark.parametrize("decoder", ["fpn", "segformer", "upernet"])
+def test_other_decoders_share_an_encoder(decoder: str) -> None:
+    task = InstanceSegmenter(NAMES, encoder="resnet10t", border_decoder=decoder, shared_encoder=True).eval()
+    pixels, border = task(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+    assert (pixels.shape[1:], border.shape[1:]) == ((3, 64, 96), (1, 64, 96))
+
+
+def test_a_shared_encoder_s_pictures_are_as_large_as_either_decoder_needs() -> None:
+    task = InstanceSegmenter(
+        NAMES, encoder="resnet10t", decoder="deeplabv3plus", border_decoder="pan", shared_encoder=True
+    )
+    assert task.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))[1].shape == (1, 1, 64, 64)
+
+
 def test_a_shared_encoder_comes_back_from_a_checkpoint(root: Path, tmp_path: Path) -> None:
     task = InstanceSegmenter(NAMES, shared_encoder=True, border_decoder="fpn", optimizer=FAST, **TINY)
     fit(task, root).save_checkpoint(tmp_path / "s.ckpt")
