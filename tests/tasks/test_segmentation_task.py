@@ -321,7 +321,7 @@ def test_a_batch_of_unknown_pixels_costs_nothing_and_changes_no_metric(root: Pat
     assert {key: float(value) for key, value in values.items() if float(value) != 0} == {}
 
 
-def test_the_decoder_always_trains_while_the_encoder_opens_stage_by_stage(root: Path) -> None:
+def test_the_decoder_always_trains_while_the_encoder_opens_stage_by_stage(root: Path, tmp_path: Path) -> None:
     task = SemanticSegmenter(NAMES, grad_checkpointing=True, **TINY)
     before = {name: p.clone() for name, p in task.named_parameters()}
     unfreezing, open_at = ProgressiveUnfreezing([2, 4], "step", max_stages=2), []
@@ -333,7 +333,8 @@ def test_the_decoder_always_trains_while_the_encoder_opens_stage_by_stage(root: 
             inside = {name for name in moved if name.startswith("network.network.encoder.")}
             open_at.append((len(moved - inside), len(inside)))
 
-    quiet_trainer(max_steps=6, limit_val_batches=0, callbacks=[unfreezing, Watch()]).fit(task, data_module(root))
+    own: dict[str, Any] = {"callbacks": [unfreezing, Watch()], "default_root_dir": tmp_path}
+    quiet_trainer(max_steps=6, limit_val_batches=0, **own).fit(task, data_module(root))
     outside = {name for name in before if not name.startswith("network.network.encoder.")}
     assert outside
     assert all(decoder == len(outside) for decoder, _ in open_at)
