@@ -42,8 +42,9 @@ from lit_vision.data.decode import read_label_map
 from lit_vision.data.instances import InstanceDataModule
 from lit_vision.metrics.instances import InstanceMetrics
 from lit_vision.metrics.thresholds import AREA, PIXEL, grid
-from lit_vision.ops.instances import connected_parts, relabel
+from lit_vision.ops.instances import relabel
 from lit_vision.ops.matching import MATCHED, match
+from lit_vision.ops.parts import connected_parts
 from lit_vision.ops.separation import LEVELS, Maps, Separation
 from lit_vision.tasks.instance_maps import visible_maps
 from lit_vision.tasks.instances import InstanceSegmenter

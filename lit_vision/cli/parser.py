@@ -137,7 +137,10 @@ def _wrong_type(message: str, key: str) -> str | None:
     value = _given(message)
     if not (nouns or choices) or value is None:
         return None
-    expected = f"one of {', '.join(choices)}" if choices else " or ".join(nouns)
+    if choices:  # true, false and text are other ways to write one of them
+        nouns = dict.fromkeys(noun for noun in nouns if noun in (NOUNS["int"], NOUNS["float"]))
+    words = [] if not choices else [f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]]
+    expected = " or ".join([*nouns, *words])
     return f"{key} is {value}, but must be {expected}{nearest(value, choices)}"
 
 

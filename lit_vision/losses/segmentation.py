@@ -63,6 +63,10 @@ class CrossEntropyLoss(SegmentationLoss):
         super().__init__(ignore_index)
         if isinstance(class_weights, str) and class_weights != "auto":
             raise UserError(f"class_weights is {class_weights!r}: give auto, or one number for each class")
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing is {label_smoothing:g}: give a share from 0 to below 1")
+        if not isinstance(class_weights, str) and min(class_weights or [0]) < 0:
+            raise UserError(f"class_weights is {class_weights}: give numbers from 0")
         self.automatic = class_weights == "auto"
         self.class_weights = None if class_weights is None or self.automatic else torch.tensor(class_weights)
         self.label_smoothing = label_smoothing
@@ -143,6 +147,8 @@ class FocalLoss(CrossEntropyLoss):
         self, gamma: float = 2.0, class_weights: ClassWeights = None, ignore_index: int = IGNORE_INDEX
     ) -> None:
         super().__init__(class_weights, ignore_index=ignore_index)
+        if gamma < 0:
+            raise UserError(f"FocalLoss has gamma {gamma:g}: give a number from 0; 2 is the paper's")
         self.gamma = gamma
 
     def total(self, logits: Tensor, mask: Tensor) -> Tensor:

@@ -29,22 +29,31 @@ class SecondDecoder(nn.Module):
         return logits
 
 
-def second_decoder(arguments: Mapping[str, Any], classes: int) -> SecondDecoder:
+def second_decoder(first: Segmenter, arguments: Mapping[str, Any], classes: int) -> SecondDecoder:
     """A decoder for features of an encoder that another network has.
 
     Args:
+        first: the other network; from now on it pads images to what the new decoder needs, too.
         arguments: of `create_segmenter`; the encoder is only looked at.
         classes: logits per pixel.
 
     Raises:
-        UserError: the decoder needs an encoder of its own.
+        UserError: the decoder needs an encoder of its own, or maps of other strides.
     """
     if arguments["decoder"] in ALONE:
         raise UserError(
             f"model.shared_encoder is true, but decoder '{arguments['decoder']}' needs an encoder of its own"
         )
-    network = create_segmenter(classes=classes, **arguments).network
-    return SecondDecoder(network.decoder, network.segmentation_head)
+    second = create_segmenter(classes=classes, **arguments)
+    maps, own = ((len(one.network.encoder.out_channels), one.stride) for one in (first, second))
+    if maps != own:
+        raise UserError(
+            f"model.shared_encoder is true, but decoder '{arguments['decoder']}' takes other maps than the first one: "
+            f"down to 1/{own[1]} instead of 1/{maps[1]} of the picture; take the same decoder, or one such as 'unet', "
+            "'fpn' or 'segformer' for both"
+        )
+    first.smallest = max(first.smallest, second.smallest)
+    return SecondDecoder(second.network.decoder, second.network.segmentation_head)
 
 
 def both_logits(first: Segmenter, second: SecondDecoder, images: Tensor, pixels: bool = True) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,9 @@ from typing import Literal, TypeAlias, get_args
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from lit_vision.errors import UserError
+from lit_vision.ops.parts import SHORT, Labels, framed, numbered_parts, parts_of_places, places_of
 from lit_vision.types import BoolArray, Int32Array, Int64Array, UInt8Array
 
 Regrow: TypeAlias = Literal["nearest", "watershed", "none"]
@@ -49,49 +48,28 @@ def split_instances(
     Raises:
         UserError: there is no such `regrow`.
     """
-    if regrow not in get_args(Regrow):
-        raise UserError(f"model.regrow is {regrow!r}: give one of {', '.join(get_args(Regrow))}")
-    inside, line = _framed(np.asarray(pixels, bool)), _framed(np.asarray(border, bool))
-    labels = connected_parts(inside & ~line, min_area)
-    if regrow == "watershed" and foreground is not None:
-        _flood(labels, inside, np.pad(foreground, 1))
-    elif regrow != "none":
-        _spread(labels, inside)
+    check_regrow(regrow)
+    inside, seeds = framed(np.asarray(pixels, bool)), framed(np.asarray(border, bool))
+    np.greater(inside, seeds, out=seeds)  # in place, here and below: fresh memory costs as much as the work on it
+    labels = numbered_parts(seeds, min_area)
+    del seeds
     if regrow != "none":
-        _add_eaten(labels, inside, min_area)
+        if regrow == "watershed" and foreground is not None:
+            left = _flood(labels, inside, np.pad(foreground, 1))
+        else:
+            left = _spread(labels, inside)
+        labels = _with_eaten(labels, left, min_area)
+        del left
+    del inside
     if fill:
         _fill(labels)
-    return np.ascontiguousarray(labels[1:-1, 1:-1])
+    return labels[1:-1, 1:-1].astype(np.int32, order="C")
 
 
-def connected_parts(mask: BoolArray, min_area: int = 1) -> Int32Array:
-    """4-connected parts of at least min_area pixels, numbered 1..N."""
-    count, found = cv2.connectedComponents(mask.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
-    parts = np.asarray(found, np.int32)
-    if min_area <= 1:
-        return parts
-    starts, lengths = runs_of(parts)
-    old = parts.ravel()[starts]
-    kept = np.bincount(old, lengths, count) >= min_area
-    new = _without_gaps(kept)[old]
-    moved = new != old  # only these are written anew
-    parts.ravel()[_pixels(starts[moved], lengths[moved])] = np.repeat(new[moved], lengths[moved])
-    return parts
-
-
-def _without_gaps(kept: BoolArray) -> Int32Array:
-    """New numbers of the parts 0..N: dropped ones are 0, and the last ones take their places."""
-    kept[0] = False
-    numbers = np.where(kept, np.arange(len(kept)), 0).astype(np.int32)
-    last = int(kept.sum())
-    numbers[np.flatnonzero(kept[last + 1 :]) + last + 1] = np.flatnonzero(~kept[1 : last + 1]) + 1
-    return numbers
-
-
-def _pixels(starts: Int64Array, lengths: Int64Array) -> Int64Array:
-    """Places of all pixels of some runs."""
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.asarray(np.repeat(starts, lengths) + within, np.int64)
+def check_regrow(regrow: str) -> None:
+    """Raises UserError where there is no such way to grow."""
+    if regrow not in get_args(Regrow):
+        raise UserError(f"model.regrow is {regrow!r}: give one of {', '.join(get_args(Regrow))}")
 
 
 def grow(seeds: Int32Array, mask: BoolArray) -> Int32Array:
@@ -107,59 +85,47 @@ def grow(seeds: Int32Array, mask: BoolArray) -> Int32Array:
         Label map; 0 outside, and in parts of `mask` without a seed.
     """
     labels = np.pad(seeds, 1)
-    _spread(labels, _framed(mask))
+    _spread(labels, framed(mask))
     return np.ascontiguousarray(labels[1:-1, 1:-1])
 
 
-def _framed(mask: BoolArray) -> BoolArray:
-    """With a frame of background one pixel broad, so that every pixel of the picture has four neighbours."""
-    framed = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    return np.asarray(framed).view(np.bool_)
+def _spread(labels: Labels, mask: BoolArray) -> BoolArray:
+    """`grow` in place, of arrays with a frame; gives what no seed has reached.
 
-
-def _spread(labels: Int32Array, mask: BoolArray) -> None:
-    """`grow` in place, of arrays with a frame; the frontier alone is visited, so the work is the pixels given."""
-    is_open = mask & (labels == 0)
+    The frontier alone is visited, so the work is the pixels given.
+    """
+    is_open: BoolArray = labels == 0
+    is_open &= mask
     near_open = cv2.dilate(is_open.view(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))
-    frontier = np.flatnonzero(near_open.view(np.bool_) & (labels > 0))
+    edge = labels > 0
+    edge &= near_open.view(np.bool_)
+    frontier = places_of(edge)
     flat, still, width = labels.ravel(), is_open.ravel(), labels.shape[1]
     while len(frontier):
-        owners, reached = flat[frontier], []
+        reached = []
         for step in (-width, -1, 1, width):  # the targets of one direction are distinct
             targets = frontier + step
-            free = still[targets]
-            targets = targets[free]
-            flat[targets], still[targets] = owners[free], False
+            targets = targets.compress(still.take(targets))
+            flat[targets], still[targets] = flat.take(targets - step), False
             reached.append(targets)
         frontier = np.concatenate(reached)
+    return is_open
 
 
-def _add_eaten(labels: Int32Array, inside: BoolArray, min_area: int) -> None:
-    """Numbers the parts of `inside` that no object has reached, in place; they are few pixels as a rule."""
-    left = inside & (labels == 0)
-    places = np.flatnonzero(left)
+def _with_eaten(labels: Labels, left: BoolArray, min_area: int) -> Labels:
+    """Numbers the parts of what no object has reached, few pixels as a rule; in place, or in more bits."""
+    places = places_of(left)
     if len(places) < max(min_area, 1):
-        return
+        return labels
     if len(places) > SPARSE * left.size:
-        parts = connected_parts(left, min_area).ravel()[places].astype(np.int64)
+        parts = numbered_parts(left, min_area).ravel().take(places).astype(np.int64)
     else:
-        parts = _parts_of(places, left.shape[1], min_area)
-    labels.ravel()[places[parts > 0]] = parts[parts > 0] + labels.max(initial=0)
-
-
-def _parts_of(places: Int64Array, width: int, min_area: int, diagonal: bool = False) -> Int64Array:
-    """As `connected_parts`, of a few pixels: the part of each place (rising) in a framed picture, 0 = too small."""
-    right = np.flatnonzero(np.diff(places) == 1)
-    ends = [(right, right + 1)]
-    for step in (width - 1, width, width + 1) if diagonal else (width,):
-        there = np.minimum(np.searchsorted(places, places + step), len(places) - 1)
-        joined = np.flatnonzero(places[there] == places + step)
-        ends.append((joined, there[joined]))
-    one, other = (np.concatenate(part) for part in zip(*ends, strict=True))
-    graph = sparse.coo_array((np.ones(len(one), np.int8), (one, other)), (len(places), len(places)))
-    count, parts = csgraph.connected_components(graph, directed=False)
-    kept = np.bincount(parts, minlength=count) >= min_area
-    return np.asarray(np.where(kept, np.cumsum(kept), 0)[parts], np.int64)
+        parts = parts_of_places(places, left.shape[1], min_area)
+    last = int(labels.max(initial=0))
+    if last + int(parts.max()) > SHORT:
+        labels = labels.astype(np.int32, copy=False)
+    labels.ravel()[places[parts > 0]] = parts[parts > 0] + last
+    return labels
 
 
 def flood(seeds: Int32Array, mask: BoolArray, foreground: UInt8Array) -> Int32Array:
@@ -177,15 +143,17 @@ def flood(seeds: Int32Array, mask: BoolArray, foreground: UInt8Array) -> Int32Ar
         Label map; 0 outside, and in parts of `mask` without a seed.
     """
     labels = np.pad(seeds, 1)
-    _flood(labels, _framed(mask), np.pad(foreground, 1))
+    _flood(labels, framed(mask), np.pad(foreground, 1))
     return np.ascontiguousarray(labels[1:-1, 1:-1])
 
 
-def _flood(labels: Int32Array, inside: BoolArray, foreground: UInt8Array) -> None:
-    """`flood` in place, of arrays with a frame."""
+def _flood(labels: Labels, inside: BoolArray, foreground: UInt8Array) -> BoolArray:
+    """`flood` in place, of arrays with a frame; gives what no seed has reached."""
     steps = np.where(inside, foreground // STEP, 0)
-    for step in np.flatnonzero(np.bincount(steps.ravel()))[::-1].tolist():
-        _spread(labels, inside & (steps >= step))
+    left = inside
+    for step in np.flatnonzero(np.bincount(steps.ravel()))[::-1].tolist():  # the last one is 0, the frame's
+        left = _spread(labels, inside & (steps >= step))
+    return left
 
 
 def fill_holes(instances: Int32Array) -> Int32Array:
@@ -198,31 +166,31 @@ def fill_holes(instances: Int32Array) -> Int32Array:
     return np.ascontiguousarray(labels[1:-1, 1:-1])
 
 
-def _fill(framed: Int32Array) -> None:
+def _fill(labels: Labels) -> None:
     """`fill_holes` in place, of a label map with a frame."""
-    canvas = (framed != 0).view(np.uint8)
+    canvas = (labels != 0).view(np.uint8)
     cv2.floodFill(canvas, None, (0, 0), 1, flags=8)
     if cv2.countNonZero(canvas) == canvas.size:
         return
-    places, width = np.flatnonzero(canvas == 0), canvas.shape[1]
+    places, width = places_of(canvas == 0), canvas.shape[1]
     if len(places) > SPARSE * canvas.size:
         hole = cv2.connectedComponents(1 - canvas, connectivity=8, ltype=cv2.CV_32S)[1].ravel()[places]
     else:
-        hole = _parts_of(places, width, 1, diagonal=True)
-    labels = framed.ravel()
+        hole = parts_of_places(places, width, 1, diagonal=True)
+    flat = labels.ravel()
     first = np.diff(places, prepend=-1) != 1
     last = np.diff(places, append=canvas.size + 1) != 1
-    ends = np.concatenate([labels[places[first] - 1], labels[places[last] + 1]])
+    ends = np.concatenate([flat[places[first] - 1], flat[places[last] + 1]])
     owner = _owners(np.concatenate([hole[first], hole[last]]), ends)
     # The ends of the rows rule most holes out; for those that are left all neighbours are looked at.
     left = owner[hole] > 0
     places, hole = places[left], hole[left]
-    around = np.concatenate([labels[places + step] for step in (-width, -1, 1, width)])
+    around = np.concatenate([flat[places + step] for step in (-width, -1, 1, width)])
     owner = _owners(np.tile(hole, 4), around)
-    labels[places] = owner[hole]
+    flat[places] = owner[hole]
 
 
-def _owners(hole: npt.NDArray[np.integer], neighbour: Int32Array) -> Int32Array:
+def _owners(hole: npt.NDArray[np.integer], neighbour: Labels) -> Int32Array:
     """By the number of a hole, the one object that all neighbours belong to; 0 where there are several."""
     count = int(hole.max(initial=0)) + 1
     hole, neighbour = hole[neighbour != 0], neighbour[neighbour != 0]

@@ -24,13 +24,19 @@ def tile_grid(size: tuple[int, int], tile: int, overlap: float = 0.25) -> Int64A
     Raises:
         UserError: `tile` or `overlap` is out of range.
     """
-    if tile < 1 or not 0 <= overlap < 1:
-        raise UserError(f"tile is {tile} and tile_overlap {overlap}: give pixels from 1, and a share from 0 to below 1")
+    check_tiles(tile, overlap)
     rows, columns = (_starts(extent, tile, overlap) for extent in size)
     return np.array(
         [(x, y, min(x + tile, size[1]), min(y + tile, size[0])) for y in rows.tolist() for x in columns.tolist()],
         np.int64,
     )
+
+
+def check_tiles(tile: int | None, overlap: float) -> None:
+    """Raises UserError for a side (None = no tiles) and an overlap that make no tiles."""
+    if (tile is not None and tile < 1) or not 0 <= overlap < 1:
+        side = "null" if tile is None else tile
+        raise UserError(f"tile is {side} and tile_overlap {overlap}: give pixels from 1, and a share from 0 to below 1")
 
 
 def blend_window(extent: int, tile: int, overlap: float = 0.25) -> FloatArray:

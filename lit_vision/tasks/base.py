@@ -18,6 +18,7 @@ from lit_vision.networks.freezing import freeze_parameters, frozen_parameters, n
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.sharding import blocks
 from lit_vision.networks.stages import Stages, divide
+from lit_vision.ops.tiles import check_tiles
 from lit_vision.tasks.optimization import as_channels_last, parameter_groups, scale_learning_rates, warmup_cosine
 from lit_vision.types import Batch, UInt8Array
 
@@ -78,6 +79,7 @@ class VisionTask(pl.LightningModule):
         has_tiles = type(self).predict_whole is not VisionTask.predict_whole
         if tile is not None and not has_tiles:
             raise UserError(f"model.tile is {tile}, but a {type(self).__name__} does not work in tiles: leave it out")
+        check_tiles(tile, tile_overlap)
         if not class_names:
             raise UserError("model.class_names is empty: give at least one class name")
         if num_classes not in (None, len(class_names)):

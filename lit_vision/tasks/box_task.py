@@ -1,13 +1,12 @@
 """What follows a detector's network: its evaluation, its predictions, and the thresholds that the validation finds."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lit_vision.data.decode import read_image
 from lit_vision.data.transforms import restore_boxes
 from lit_vision.errors import UserError
 from lit_vision.metrics.detection import MeanAveragePrecision
@@ -16,6 +15,7 @@ from lit_vision.ops.box_views import View, views
 from lit_vision.ops.grid import Decoded
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.detection_inference import Rule, detect, detect_in_tiles, see
+from lit_vision.tasks.tile_maps import originals
 from lit_vision.types import Batch, DetectionBatch, DetectionPrediction, UInt8Array
 
 USUAL_SCORE = 0.5  # of the pictures, where thresholds are to come from the validation and there has been none
@@ -73,7 +73,7 @@ class BoxTask(VisionTask):
         """Metrics rank all candidates; the predictions given back are those that a user would get."""
         if stage == "test" and self.tile is not None:
             # The loss belongs to whole pictures as the network has learnt them: in tiles there is none.
-            pairs = [self._in_tiles(image, [self._candidates(), self._rule()]) for image in self._originals(batch)]
+            pairs = [self._in_tiles(image, [self._candidates(), self._rule()]) for image in originals(self, batch)]
             candidates, predictions = ([pair[k] for pair in pairs] for k in (0, 1))
         else:
             candidates, predictions = self._candidates_and_predictions(batch, stage)
@@ -98,7 +98,7 @@ class BoxTask(VisionTask):
         """Detections of each image in its original pixels."""
         rule = self._rule(strictly=True)
         if self.tile is not None:
-            return [self._in_tiles(image, [rule])[0] for image in self._originals(batch)]
+            return [self._in_tiles(image, [rule])[0] for image in originals(self, batch)]
         return self._detections(self._find(batch["image"], rule.objectness), batch, rule)
 
     def predict_whole(self, image: UInt8Array) -> DetectionPrediction:
@@ -108,14 +108,6 @@ class BoxTask(VisionTask):
     def _in_tiles(self, image: UInt8Array, rules: Sequence[Rule]) -> list[DetectionPrediction]:
         assert self.tile is not None
         return detect_in_tiles(image, self.tile, self.tile_overlap, self.data, self._find, rules, self.device)
-
-    def _originals(self, batch: Batch) -> Iterator[UInt8Array]:
-        """The pictures of a batch as they are in their files."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            raise UserError(f"model.tile is {self.tile}: tiles are cut from the files of a data module; give one")
-        for i in batch["index"].tolist():
-            yield read_image(data.index.path(max(i, 0)), data.in_channels, data.depth)  # below 0: fills up a share
 
     def _find(self, images: Tensor, threshold: float) -> list[Decoded]:
         return see(self.network, self._infer, images, self.views, threshold)

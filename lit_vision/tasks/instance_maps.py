@@ -1,22 +1,15 @@
 """Between batches of tensors and the maps from which objects are made."""
 
-from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lit_vision.data.dataset import Collate
 from lit_vision.data.geometry import visible_rectangle
 from lit_vision.data.restore import restore_scores
-from lit_vision.data.transforms import Transform
 from lit_vision.ops.separation import Maps, Separation, as_maps
-from lit_vision.types import FloatArray, InstanceBatch, InstancePrediction, Int64Array, UInt8Array
-
-NATIVE_MULTIPLE = 32  # the deepest stride of the encoders in use
-TILES_PER_STEP = 4
+from lit_vision.types import FloatArray, InstanceBatch, InstancePrediction
 
 
 def as_prediction(separation: Separation, maps: Maps, num_classes: int) -> InstancePrediction:
@@ -53,34 +46,6 @@ def restored_maps(probabilities: FloatArray, frame: FloatArray, size: tuple[int,
     """Maps in the pixels of the original from probabilities (K + 2, H, W) in the network's, bilinear."""
     restored = restore_scores(probabilities, frame, size)
     return as_maps(restored[:-1], restored[-1])
-
-
-def tile_probabilities(
-    image: UInt8Array, boxes: Int64Array, data: dict[str, Any], probabilities: Callable[[Tensor], Tensor]
-) -> Iterator[Tensor]:
-    """Maps (K + 2, h, w) float32 of each tile of a picture, in its own pixels, on the CPU.
-
-    Args:
-        image: (H, W, C), the original.
-        boxes: (N, 4) xyxy, the tiles.
-        data: how pictures are prepared, see `VisionDataModule.preprocessing`.
-        probabilities: takes images (B, C, H, W) uint8 on the CPU.
-    """
-    transform = tile_transform(data)
-    collate = Collate(multiple=NATIVE_MULTIPLE if data["fit"] == "native" else 1)
-    rest = iter(boxes.tolist())
-    while some := list(islice(rest, TILES_PER_STEP)):
-        warped = [transform(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in some]
-        samples: Any = [{"image": one.image} for one in warped]
-        found = probabilities(collate(samples)["image"]).cpu().numpy()
-        for maps, one, (x1, y1, x2, y2) in zip(found, warped, some, strict=True):
-            yield torch.from_numpy(restore_scores(maps, one.frame, (y2 - y1, x2 - x1)))
-
-
-def tile_transform(data: dict[str, Any]) -> Transform:
-    """What brings a tile, or a whole picture, to the network's input."""
-    height, width = data["image_size"]
-    return Transform((height, width), data["fit"])
 
 
 def filled_maps(size: tuple[int, int], bands: Iterator[tuple[int, Tensor]]) -> Maps:

@@ -1,7 +1,8 @@
 """Every object on its own: one network for the pixels of objects, one for the pixels between touching objects."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -17,15 +18,13 @@ from lit_vision.metrics.maps import MapIoU
 from lit_vision.networks.two_masks import second_arguments
 from lit_vision.ops.averaging import Flip, check_views, mean_over_views
 from lit_vision.ops.instances import Regrow
-from lit_vision.ops.tiles import blended_rows
 from lit_vision.tasks.instance_maps import (
     as_prediction,
     filled_maps,
     restored_maps,
-    tile_probabilities,
-    tile_transform,
     visible_maps,
 )
+from lit_vision.tasks.tile_maps import originals, tile_transform, tiled_maps
 from lit_vision.tasks.tuning import Tuning, say_found
 from lit_vision.tasks.two_masks import Train, TwoMaskTask
 from lit_vision.types import IGNORE_INDEX, InstanceBatch, InstancePrediction, UInt8Array
@@ -60,7 +59,8 @@ class InstanceSegmenter(TwoMaskTask):
         start_from: a checkpoint of this task whose weights are the first ones; unlike --ckpt_path, a new run.
         loss: of the pixels; null = cross entropy + Dice.
         border_loss: of the border; null = BorderLoss with `border_pixel_weight`.
-        border_pixel_weight: a gap in a border merges two objects, a border too broad costs little: hence more than 1.
+        border_pixel_weight: a gap in a border merges two objects, a border too broad costs little: hence more than 1;
+            null = 5.
         border_lr_factor: factor on the learning rate of the border network.
         pixel_threshold: foreground probability from which a pixel lies in an object; null = found on the validation
             split with the next two, together, after each validation; 0.5 before the first.
@@ -98,7 +98,7 @@ class InstanceSegmenter(TwoMaskTask):
         start_from: str | None = None,
         loss: SegmentationLoss | None = None,
         border_loss: SegmentationLoss | None = None,
-        border_pixel_weight: float = 5.0,
+        border_pixel_weight: float | None = None,
         border_lr_factor: float = 1.0,
         pixel_threshold: float | None = None,
         border_threshold: float | None = None,
@@ -113,8 +113,10 @@ class InstanceSegmenter(TwoMaskTask):
         if train not in get_args(Train):
             raise UserError(f"model.train is {train!r}: give one of {', '.join(get_args(Train))}")
         self.trained, self.start_from, self.shared_encoder = train, start_from, shared_encoder
+        if border_lr_factor < 0:
+            raise UserError(f"model.border_lr_factor is {border_lr_factor}: give 0 or more; 1 = as the other network")
         self.border_lr_factor = border_lr_factor
-        self.views: dict[str, Any] = {"scales": tta_scales or [1.0], "flips": tta_flips or []}
+        self.views: dict[str, Any] = {"scales": [1.0] if tta_scales is None else tta_scales, "flips": tta_flips or []}
         check_views(**self.views)
         self.tuning = Tuning(pixel_threshold, border_threshold, min_area, regrow, fill_holes, train != "pixels")
         self.separation, self.search = self.tuning.start, self.tuning.search
@@ -125,7 +127,9 @@ class InstanceSegmenter(TwoMaskTask):
         second = second_arguments(first, **asked)
         self._build(first, second, pretrained, weights, border_weights, mean, std)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
-        self.border_loss = border_loss or BorderLoss(border_pixel_weight)
+        if border_loss is not None and border_pixel_weight is not None:
+            raise UserError("model.border_pixel_weight is of the default border_loss: set it there, or leave one out")
+        self.border_loss = border_loss or BorderLoss(5.0 if border_pixel_weight is None else border_pixel_weight)
         self.metrics = nn.ModuleDict({stage: InstanceMetrics(self.num_classes) for stage in ("val", "test")})
         self.map_metrics = nn.ModuleDict({stage: MapIoU() for stage in ("val", "test")})
         if train == "pixels":
@@ -180,7 +184,7 @@ class InstanceSegmenter(TwoMaskTask):
         """Thresholds for these weights, then the metrics with them."""
         found = self.tuning.finish(cast(InstanceMetrics, self.metrics["val"]), self.log_dict)
         if found is not None:
-            self._adopt(replace(found))
+            self._adopt(found)
         super().on_validation_epoch_end()
 
     def _adopt(self, separation: Any) -> None:
@@ -190,7 +194,7 @@ class InstanceSegmenter(TwoMaskTask):
     def on_fit_end(self) -> None:
         """Says what was found."""
         if self.tuning.done:
-            say_found(self.separation, self.tuning.found)
+            say_found(self.separation, self.tuning.searched)
 
     def _log_metrics(self, stage: str) -> None:
         metric = cast(MapIoU, self.map_metrics[stage])
@@ -200,8 +204,13 @@ class InstanceSegmenter(TwoMaskTask):
 
     # --- prediction ---------------------------------------------------------------------------------------------
     def predict_step(self, batch: InstanceBatch, batch_idx: int) -> list[InstancePrediction]:
-        """Objects of each picture in its original pixels: both maps are brought back before they are separated."""
-        maps = mean_over_views(self._probabilities, batch["image"], **self.views).cpu().numpy()
+        """Objects of each picture in its original pixels: both maps are brought back before they are separated.
+
+        With `tile` the pictures are read once more, from their files.
+        """
+        if self.tile is not None:
+            return [self.predict_whole(image) for image in originals(self, batch)]
+        maps = mean_over_views(self._probabilities, batch["image"], **self.views).detach().cpu().numpy()
         frames, sizes = batch["frame"].cpu().numpy(), batch["size"].tolist()
         predictions = []
         for one, frame, size in zip(maps, frames, sizes, strict=True):
@@ -215,19 +224,9 @@ class InstanceSegmenter(TwoMaskTask):
         Nothing is stitched, so an object that many tiles share is as good as any other. The memory is about 25 bytes a
         pixel of the picture, whatever the number of classes, and that of one row of tiles.
         """
-        assert self.tile is not None
-        size = (image.shape[0], image.shape[1])
-        first = image[: self.tile, : self.tile]
-
-        def probabilities(images: Tensor) -> Tensor:
-            batch = self.on_after_batch_transfer({"image": images.to(self.device)}, 0)
-            return mean_over_views(self._probabilities, batch["image"], **self.views)
-
-        def maps_of(boxes: Any) -> Iterator[Tensor]:
-            return tile_probabilities(image, boxes, self.data, probabilities)
-
-        whole = filled_maps(size, blended_rows(size, self.tile, self.tile_overlap, maps_of))
-        frame = tile_transform(self.data)(first).frame
+        views = partial(mean_over_views, self._probabilities, **self.views)
+        whole = filled_maps((image.shape[0], image.shape[1]), tiled_maps(self, image, views))
+        frame = tile_transform(self.data)(image[: self.tile, : self.tile]).frame
         return as_prediction(self._at_scale(np.asarray(frame)), whole, self.num_classes)
 
     def _at_scale(self, frame: Any) -> Any:

@@ -1,7 +1,6 @@
 """A class for every pixel."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,10 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 import lit_vision.losses.pixel_choice  # noqa: F401  losses that experiments name by their short names
-from lit_vision.data.dataset import Collate
 from lit_vision.data.geometry import visible_rectangle
-from lit_vision.data.restore import restore_scores
-from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
 from lit_vision.losses.segmentation import (
     CrossEntropyLoss,
@@ -29,12 +25,11 @@ from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.segmentation import create_segmenter
 from lit_vision.ops.averaging import Flip, check_views, mean_over_views
-from lit_vision.ops.tiles import blended_rows
 from lit_vision.tasks.base import VisionTask
-from lit_vision.types import Int64Array, SegmentationBatch, SegmentationPrediction, UInt8Array
+from lit_vision.tasks.tile_maps import originals, restored, tiled_maps
+from lit_vision.types import SegmentationBatch, SegmentationPrediction, UInt8Array
 
-NATIVE_MULTIPLE = 32  # the deepest stride of the encoders in use
-TILES_PER_STEP = 4
+OUTLINED = {"test": ("test",), "always": ("val", "test"), "never": ()}  # stages in which outlines are compared
 
 
 class SemanticSegmenter(VisionTask):
@@ -96,9 +91,13 @@ class SemanticSegmenter(VisionTask):
         expected = preprocessing_of(self.network.backbone, in_channels)
         self.preprocess = Preprocess(mean or expected.mean, std or expected.std)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
-        outlined = {"test": ("test",), "always": ("val", "test"), "never": ()}[boundary_metrics]
+        if boundary_metrics not in OUTLINED:
+            raise UserError(f"model.boundary_metrics is {boundary_metrics!r}: give one of {', '.join(OUTLINED)}")
         self.metrics = nn.ModuleDict(
-            {stage: SegmentationMetrics(self.class_names, boundaries=stage in outlined) for stage in ("val", "test")}
+            {
+                stage: SegmentationMetrics(self.class_names, boundaries=stage in OUTLINED[boundary_metrics])
+                for stage in ("val", "test")
+            }
         )
         statistics = {"mean": list(self.preprocess.mean), "std": list(self.preprocess.std)}
         views = {"tta_scales": self.tta_scales, "tta_flips": self.tta_flips}
@@ -216,9 +215,12 @@ class SemanticSegmenter(VisionTask):
         """Mask and confidence of each picture, in its original pixels.
 
         The probabilities are brought back before the class is chosen, so that outlines are as smooth as the original.
+        With `tile` the pictures are read once more, from their files.
         """
+        if self.tile is not None:
+            return [self.predict_whole(image) for image in originals(self, batch)]
         framed = zip(self.probabilities(batch["image"]), batch["frame"], batch["size"], strict=True)
-        return [_most_likely(_restored(maps, frame, tuple(size.tolist()))) for maps, frame, size in framed]
+        return [_most_likely(restored(maps, frame, tuple(size.tolist()))) for maps, frame, size in framed]
 
     def predict_whole(self, image: UInt8Array) -> SegmentationPrediction:
         """Mask (uint8) and confidence of a picture (H, W, C) uint8 of any size, from overlapping tiles.
@@ -231,25 +233,8 @@ class SemanticSegmenter(VisionTask):
         return {"mask": found.mask, "confidence": found.confidence}
 
     def _blended(self, image: UInt8Array, averaged: bool = True) -> Iterator[tuple[int, Tensor]]:
-        """Bands of probabilities (K, rows, W) of a picture (H, W, C), see `blended_rows`."""
-        if self.tile is None or "fit" not in self.data:
-            raise UserError("tiles need model.tile, and a task of a checkpoint: load_task(path, tile=512)")
-        maps_of = partial(self._tile_maps, image, self.probabilities if averaged else self._single)
-        return blended_rows((image.shape[0], image.shape[1]), self.tile, self.tile_overlap, maps_of)
-
-    def _tile_maps(self, image: UInt8Array, probabilities: Any, boxes: Int64Array) -> Iterator[Tensor]:
-        """Probabilities (K, h, w) of each tile, in its own pixels, on the CPU."""
-        fit = self.data["fit"]
-        transform = Transform(tuple(self.data["image_size"]), fit)
-        collate = Collate(multiple=NATIVE_MULTIPLE if fit == "native" else 1)
-        for first in range(0, len(boxes), TILES_PER_STEP):
-            some = boxes[first : first + TILES_PER_STEP].tolist()
-            warped = [transform(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in some]
-            samples: Any = [{"image": one.image} for one in warped]
-            batch = {"image": collate(samples)["image"].to(self.device)}
-            maps = probabilities(self.on_after_batch_transfer(batch, 0)["image"])
-            for one, own, (x1, y1, x2, y2) in zip(warped, maps, some, strict=True):
-                yield _restored(own, torch.from_numpy(one.frame), (y2 - y1, x2 - x1))
+        """Bands of probabilities (K, rows, W) of a picture (H, W, C)."""
+        return tiled_maps(self, image, self.probabilities if averaged else self._single)
 
 
 class _Filled:
@@ -262,13 +247,6 @@ class _Filled:
         """(K, rows, W) probabilities of the rows from `top` on."""
         rows = slice(top, top + probabilities.shape[1])
         self.confidence[rows], self.mask[rows] = probabilities.max(0)
-
-
-def _restored(maps: Tensor, frame: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (K, h, w) float32 of the original on the CPU from (K, H, W) of the network's frame."""
-    if torch.equal(frame.cpu(), torch.eye(3)[:2]):
-        return maps[:, : size[0], : size[1]].cpu()  # nothing was scaled or moved
-    return torch.from_numpy(restore_scores(maps.cpu().numpy(), frame.cpu().numpy(), size))
 
 
 def _parts(batch: SegmentationBatch) -> list[tuple[slice, slice]]:

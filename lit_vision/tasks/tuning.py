@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from lit_vision.errors import UserError
 from lit_vision.metrics.instances import InstanceMetrics
 from lit_vision.metrics.thresholds import KeptPicture, KeptPictures, ThresholdSearch, grid
-from lit_vision.ops.instances import Regrow
+from lit_vision.ops.instances import Regrow, check_regrow
 from lit_vision.ops.separation import Maps, Separation
 from lit_vision.tasks.instance_maps import as_prediction
 from lit_vision.types import IGNORE_INDEX, InstanceBatch
@@ -43,13 +43,16 @@ class Tuning:
         for name, value in (("pixel_threshold", pixel_threshold), ("border_threshold", border_threshold)):
             if value is not None and not 0 <= value < 1:
                 raise UserError(f"model.{name} is {value}, but it must be at least 0 and below 1")
+        if min_area is not None and min_area < 0:
+            raise UserError(f"model.min_area is {min_area}: give pixels, 0 or more")
         way: Regrow = regrow if isinstance(regrow, str) else "nearest" if regrow else "none"
+        check_regrow(way)
         given = dict(zip(FOUND, (pixel_threshold, border_threshold, min_area), strict=True))
         self.found = [name for name, value in given.items() if value is None]
         settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.start = Separation(**settings, regrow=way, fill_holes=fill_holes)
-        free = [name in self.found for name in FOUND]
-        self.search = ThresholdSearch(grid(self.start, free[0], free[1] and border, free[2]))
+        self.searched = [name for name in self.found if border or name != "border_threshold"]
+        self.search = ThresholdSearch(grid(self.start, *(name in self.searched for name in FOUND)))
         self.kept: KeptPictures | None = None
         self.done = False  # whether anything was found
 
@@ -77,7 +80,7 @@ class Tuning:
         best = self.search.choices[int(self.search.compute())]
         for place in range(len(kept)):
             _count(metrics, kept[place], best)
-        log({f"val/{name}": float(getattr(best, name)) for name in self.found})
+        log({f"val/{name}": float(getattr(best, name)) for name in self.searched})
         return best
 
     def adopted(self, saved: dict[str, Any]) -> Separation:

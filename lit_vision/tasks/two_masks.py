@@ -51,7 +51,7 @@ class TwoMaskTask(VisionTask):
         if self.shared_encoder:
             if not alike or second["encoder_args"] != first["encoder_args"] or border_weights:
                 raise UserError("model.shared_encoder is true: leave border_encoder, its _args and border_weights out")
-            self.border_network = second_decoder(second, classes=1)
+            self.border_network = second_decoder(self.network, second, classes=1)
         else:
             border_weights = border_weights or (weights if alike else None)
             self.border_network = create_segmenter(classes=1, pretrained=pretrained, weights=border_weights, **second)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny import command, write_experiment
 
+from lit_vision.__main__ import main
 from lit_vision.losses.pixel_choice import BoundaryCrossEntropyLoss, OHEMCrossEntropyLoss
 from lit_vision.losses.segmentation import TverskyLoss
 from lit_vision.predict import predict_images
@@ -33,6 +34,15 @@ def test_schedules_by_class_path(
     assert done.trainer.global_step == 3  # four pictures, a batch each epoch
     rates = [group["lr"] for group in done.trainer.optimizers[0].param_groups]
     assert rates == pytest.approx([0.1 * factor] * len(rates))
+
+
+@pytest.mark.parametrize("value", ["2.5", "wide"])
+def test_a_number_or_a_word_is_asked_for_by_both(
+    value: str, drawn: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(workspace / "toy.yaml", "instances", drawn)
+    assert main(["fit", "-c", str(path), "--data.border_radius", value]) == 2
+    assert f"data.border_radius is {value}, but must be a whole number or auto" in capsys.readouterr().err
 
 
 @pytest.mark.slow

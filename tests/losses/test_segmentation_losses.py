@@ -1,6 +1,7 @@
 """Losses of a class per pixel: by hand, ignored pixels without gradient, never NaN."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -188,3 +189,16 @@ def test_automatic_weights_by_hand() -> None:
         CrossEntropyLoss("auto")(logits, mask)
     with pytest.raises(UserError, match="class_weights is 'balanced'"):
         CrossEntropyLoss("balanced")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CrossEntropyLoss(label_smoothing=3), "label_smoothing is 3: give a share"),
+        (lambda: CrossEntropyLoss([1.0, -2.0]), r"class_weights is \[1.0, -2.0\]: give numbers from 0"),
+        (lambda: FocalLoss(gamma=-1), "gamma -1: give a number from 0"),
+    ],
+)
+def test_arguments_without_sense_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()

@@ -14,7 +14,8 @@ import torch
 
 from lit_vision.errors import UserError
 from lit_vision.metrics.instances import InstanceMetrics
-from lit_vision.ops.instances import connected_parts, relabel
+from lit_vision.ops.instances import relabel
+from lit_vision.ops.parts import connected_parts
 
 CLASSES = 3
 NAMES = ("ap", "ap_50", "ap_75", "pq", "sq", "rq", "f1_50", "f1_75", "f1_90", "count_error", "aji", "merged", "split")

@@ -10,7 +10,6 @@ from lit_vision.ops import instances as ops
 from lit_vision.ops.borders import touching_border
 from lit_vision.ops.instances import (
     areas_of,
-    connected_parts,
     fill_holes,
     flood,
     grow,
@@ -18,6 +17,7 @@ from lit_vision.ops.instances import (
     shared_pixels,
     split_instances,
 )
+from lit_vision.ops.parts import connected_parts
 
 CROSS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
@@ -82,10 +82,6 @@ def test_an_object_eaten_by_the_border_comes_back_as_its_own() -> None:
     assert (instances > 0).sum() == 32
 
 
-def test_diagonal_neighbours_are_two_parts() -> None:
-    assert connected_parts(np.eye(3, dtype=bool)).max() == 3
-
-
 def test_growing_is_geodesic_not_straight() -> None:
     mask = np.zeros((5, 7), bool)
     mask[0], mask[4], mask[:, 6] = True, True, True  # a U lying on its side: row 4 joins row 0 only by the far column
@@ -113,14 +109,6 @@ def test_growing_agrees_with_expanded_labels_of_scikit_image() -> None:
     given = (truth > 0) & (seeds == 0)
     assert given.sum() > 300
     assert (grow(seeds, truth > 0) == straight)[given].mean() > 0.9  # steps against straight distances: ties differ
-
-
-def test_parts_equal_those_of_scikit_image() -> None:
-    measure = pytest.importorskip("skimage.measure", reason="scikit-image is the oracle")
-    mask = np.random.default_rng(0).random((80, 90)) < 0.55
-    ours, theirs = connected_parts(mask), measure.label(mask, connectivity=1)
-    assert ours.max() == theirs.max()
-    assert len(np.unique(np.stack([ours[mask], theirs[mask]]), axis=1).T) == ours.max()  # one to one
 
 
 @pytest.mark.parametrize("radius", [2, 3])
@@ -164,15 +152,6 @@ def test_shared_pixels_equal_a_full_table(dense: int, monkeypatch: pytest.Monkey
 
 def test_areas_by_hand() -> None:
     assert areas_of(np.array([[1, 1, -1], [0, 3, 3]], np.int32), 4).tolist() == [2, 0, 2, 0]
-
-
-def test_a_dropped_part_leaves_no_gap_in_the_numbers() -> None:
-    mask = np.zeros((3, 15), bool)
-    mask[:, 0:3] = mask[1, 4] = mask[:, 6:9] = mask[0, 10] = mask[:, 12:15] = True
-    parts = connected_parts(mask, 4)
-    assert sorted(np.unique(parts)) == [0, 1, 2, 3]
-    assert (parts[1, 4], parts[0, 10]) == (0, 0)
-    assert [len(np.unique(parts[:, at : at + 3])) for at in (0, 6, 12)] == [1, 1, 1]
 
 
 def test_a_hole_of_one_object_is_filled_and_a_gap_between_several_is_not() -> None:
@@ -278,3 +257,57 @@ def test_seventy_thousand_objects() -> None:
     instances = split_instances(pixels, np.zeros_like(pixels), min_area=1)
     assert instances.max() == 159_000
     assert len(shared_pixels(instances, instances)[0]) == 159_001
+
+
+def test_numbers_grow_out_of_sixteen_bits_where_eaten_objects_are_added() -> None:
+    pixels, border = np.zeros((600, 480), bool), np.zeros((600, 480), bool)
+    pixels[::2, ::2] = True  # 300 x 240 objects of one pixel
+    border[500:] = True  # covers 50 x 240 of them
+    instances = split_instances(pixels, border, min_area=1)
+    assert np.array_equal(np.unique(instances), np.arange(72_001))
+    assert np.array_equal(instances > 0, pixels)
+    assert (instances[500:][pixels[500:]] > 60_000).all()
+
+
+def grown_pixel_by_pixel(labels: np.ndarray, mask: np.ndarray) -> None:
+    """One step of all objects at a time; a pixel that several reach goes to the one below, right, left, above."""
+    height, width = labels.shape
+    while True:
+        found = {}
+        for y, x in np.argwhere(mask & (labels == 0)).tolist():
+            for dy, dx in ((1, 0), (0, 1), (0, -1), (-1, 0)):
+                if 0 <= y + dy < height and 0 <= x + dx < width and labels[y + dy, x + dx]:
+                    found[y, x] = labels[y + dy, x + dx]
+                    break
+        if not found:
+            return
+        for place, number in found.items():
+            labels[place] = number
+
+
+def split_plainly(pixels: np.ndarray, border: np.ndarray, min_area: int) -> np.ndarray:
+    parts, count = ndimage.label(pixels & ~border)
+    kept = [k for k in range(1, count + 1) if (parts == k).sum() >= min_area]
+    free = [k for k in range(1, len(kept) + 1) if k not in kept]  # the last ones take the places of dropped ones
+    numbers = {k: k for k in kept if k <= len(kept)} | dict(zip((k for k in kept if k > len(kept)), free, strict=True))
+    labels = np.zeros(pixels.shape, np.int32)
+    for old, new in numbers.items():
+        labels[parts == old] = new
+    grown_pixel_by_pixel(labels, pixels)
+    eaten, count = ndimage.label(pixels & (labels == 0))
+    for k in range(1, count + 1):
+        if (eaten == k).sum() >= min_area:
+            labels[eaten == k] = labels.max() + 1
+    return labels
+
+
+@pytest.mark.parametrize("min_area", [1, 2, 9])
+def test_splitting_equals_the_plain_way_number_by_number(min_area: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "SPARSE", 2.0)  # eaten objects are then numbered in the order of their first pixels
+    rng = np.random.default_rng(min_area)
+    for _ in range(6):
+        height, width = rng.integers(1, 40, 2).tolist()
+        pixels = cv2.GaussianBlur(rng.random((height, width)), (0, 0), 1.2) > rng.uniform(0.42, 0.52)
+        border = rng.random((height, width)) < rng.uniform(0.05, 0.5)
+        ours = split_instances(pixels, border, min_area, fill=False)
+        assert np.array_equal(ours, split_plainly(pixels, border, min_area))

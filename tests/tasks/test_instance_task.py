@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from torch.optim import AdamW
 
 from lit_vision.data.augmentation import Augmentation
 from lit_vision.errors import UserError
+from lit_vision.losses.border import BorderLoss
 from lit_vision.ops.borders import touching_border
 from lit_vision.tasks.checkpoints import load_task
 from lit_vision.tasks.instances import InstanceSegmenter
@@ -154,3 +156,26 @@ def test_weight_of_a_border_pixel_is_not_a_file_of_weights() -> None:
 def test_thresholds_out_of_range_are_named() -> None:
     with pytest.raises(UserError, match=r"model.border_threshold is 1.5"):
         InstanceSegmenter(NAMES, border_threshold=1.5, **TINY)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"min_area": -5}, r"model\.min_area is -5"),
+        ({"regrow": "dilate"}, r"model\.regrow is 'dilate': give one of nearest, watershed, none"),
+        ({"border_lr_factor": -1}, r"model\.border_lr_factor is -1"),
+        ({"border_pixel_weight": 3, "border_loss": BorderLoss(5)}, r"model\.border_pixel_weight is of the default"),
+        ({"tta_scales": []}, r"model\.tta_scales is \[\]"),
+        ({"tile": 0}, "tile is 0 and tile_overlap 0.25"),
+        ({"tile_overlap": 1.5}, "tile is null and tile_overlap 1.5"),
+    ],
+)
+def test_settings_without_sense_are_refused_before_a_training(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        InstanceSegmenter(NAMES, **settings, **TINY)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tile": 64}])
+def test_tiles_without_a_checkpoint_s_facts_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"tiles need model\.tile, and a task of a checkpoint"):
+        InstanceSegmenter(NAMES, **settings, **TINY).predict_whole(np.zeros((8, 8, 3), np.uint8))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
+from lit_vision.data.decode import read_image
 from lit_vision.data.segmentation import SegmentationDataModule
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
@@ -224,11 +225,23 @@ def test_a_tile_goes_through_the_checkpoint_s_own_transform() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
     with torch.inference_mode():
         found = task.predict_whole(image)
+        task.tile = None
         for x in (0, 32):
             warped = Transform((48, 64), "stretch")(image[:, x : x + 32])
             batch: Any = {"image": warped.image[None], "frame": torch.from_numpy(warped.frame)[None]}
             (alone,) = task.predict_step({**batch, "size": torch.tensor([[32, 32]])}, 0)
             assert torch.equal(found["mask"][:, x : x + 32].long(), alone["mask"])
+
+
+def test_predictions_of_a_trainer_come_in_tiles_of_the_files(root: Path) -> None:
+    task, data = with_neighbours(tile=32, tile_overlap=0.5), data_module(root)
+    found = [one for batch in quiet_trainer().predict(task, datamodule=data) or [] for one in batch]
+    pictures = [read_image(data.index.path(i)) for i in data.index.indices("val").tolist()]
+    assert len(found) == len(pictures) > 0
+    for one, image in zip(found, pictures, strict=True):
+        assert torch.equal(one["mask"], task.predict_whole(image)["mask"])
+    with pytest.raises(UserError, match="cut from the files of a data module"):
+        quiet_trainer().predict(task, data.predict_dataloader())
 
 
 def test_tiles_in_evaluation_count_as_the_whole_picture_does(root: Path) -> None:
@@ -280,6 +293,11 @@ def test_views_and_tiles_together_are_the_mean_of_mirrored_tiles() -> None:
     assert torch.equal(found["mask"].long(), expected[0, :, :48, :48].argmax(0))
 
 
+def test_an_unknown_stage_of_outlines_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.boundary_metrics is 'tets': give one of test, always, never"):
+        SemanticSegmenter(NAMES, boundary_metrics="tets", **TINY)
+
+
 def test_tiles_without_a_checkpoint_s_facts_are_refused() -> None:
     with pytest.raises(UserError, match=r"tiles need model\.tile"):
         SemanticSegmenter(NAMES, tile=64, **TINY).predict_whole(np.zeros((8, 8, 3), np.uint8))
@@ -303,7 +321,7 @@ def test_a_batch_of_unknown_pixels_costs_nothing_and_changes_no_metric(root: Pat
     assert {key: float(value) for key, value in values.items() if float(value) != 0} == {}
 
 
-def test_the_decoder_always_trains_while_the_encoder_opens_stage_by_stage(root: Path) -> None:
+def test_the_decoder_always_trains_while_the_encoder_opens_stage_by_stage(root: Path, tmp_path: Path) -> None:
     task = SemanticSegmenter(NAMES, grad_checkpointing=True, **TINY)
     before = {name: p.clone() for name, p in task.named_parameters()}
     unfreezing, open_at = ProgressiveUnfreezing([2, 4], "step", max_stages=2), []
@@ -315,7 +333,8 @@ def test_the_decoder_always_trains_while_the_encoder_opens_stage_by_stage(root: 
             inside = {name for name in moved if name.startswith("network.network.encoder.")}
             open_at.append((len(moved - inside), len(inside)))
 
-    quiet_trainer(max_steps=6, limit_val_batches=0, callbacks=[unfreezing, Watch()]).fit(task, data_module(root))
+    own: dict[str, Any] = {"callbacks": [unfreezing, Watch()], "default_root_dir": tmp_path}
+    quiet_trainer(max_steps=6, limit_val_batches=0, **own).fit(task, data_module(root))
     outside = {name for name in before if not name.startswith("network.network.encoder.")}
     assert outside
     assert all(decoder == len(outside) for decoder, _ in open_at)

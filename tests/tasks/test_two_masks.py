@@ -13,6 +13,7 @@ from quiet import quiet_trainer
 from torch.optim import AdamW
 
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
+from lit_vision.data.decode import read_size
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
 from lit_vision.losses.border import BorderLoss
@@ -70,6 +71,26 @@ def test_a_shared_encoder_with_another_one_is_refused() -> None:
         InstanceSegmenter(NAMES, shared_encoder=True, border_decoder="dpt", **TINY)
 
 
+@pytest.mark.parametrize("decoder", ["pspnet", "deeplabv3", "deeplabv3plus"])
+def test_a_decoder_that_wants_other_maps_shares_no_encoder(decoder: str) -> None:
+    with pytest.raises(UserError, match=rf"decoder '{decoder}' takes other maps than the first one: down to 1/\d+ "):
+        InstanceSegmenter(NAMES, encoder="resnet10t", border_decoder=decoder, shared_encoder=True)
+
+
+@pytest.mark.parametrize("decoder", ["fpn", "segformer", "upernet"])
+def test_other_decoders_share_an_encoder(decoder: str) -> None:
+    task = InstanceSegmenter(NAMES, encoder="resnet10t", border_decoder=decoder, shared_encoder=True).eval()
+    pixels, border = task(torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+    assert (pixels.shape[1:], border.shape[1:]) == ((3, 64, 96), (1, 64, 96))
+
+
+def test_a_shared_encoder_s_pictures_are_as_large_as_either_decoder_needs() -> None:
+    task = InstanceSegmenter(
+        NAMES, encoder="resnet10t", decoder="deeplabv3plus", border_decoder="pan", shared_encoder=True
+    )
+    assert task.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))[1].shape == (1, 1, 64, 64)
+
+
 def test_a_shared_encoder_comes_back_from_a_checkpoint(root: Path, tmp_path: Path) -> None:
     task = InstanceSegmenter(NAMES, shared_encoder=True, border_decoder="fpn", optimizer=FAST, **TINY)
     fit(task, root).save_checkpoint(tmp_path / "s.ckpt")
@@ -112,6 +133,7 @@ def test_pixels_alone_give_objects_without_borders(root: Path, monkeypatch: pyte
     monkeypatch.setattr(task.network, "forward", lambda images: perfect(batch)[0])
     assert [int(p["instances"].max()) for p in task.predict_step(batch, 0)] == [2, 2]
     assert {one.border_threshold for one in task.search.choices} == {0.3}
+    assert task.tuning.searched == ["pixel_threshold", "min_area"]  # what a run says that it has found
 
 
 def test_a_border_alone_needs_pixels(root: Path, tmp_path: Path) -> None:
@@ -312,6 +334,25 @@ def test_tiles_are_scaled_as_the_checkpoint_says(monkeypatch: pytest.MonkeyPatch
     assert len(task.predict_whole(image)["labels"]) == truth.max()
     task.separation = replace(task.separation, min_area=60)  # of the network's pixels: 240 of the picture's
     assert len(task.predict_whole(image)["labels"]) < truth.max()
+
+
+def test_predictions_of_a_trainer_come_in_tiles_of_the_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, data = InstanceSegmenter(NAMES, tile=32, **TINY), data_module(root)
+    seen: list[tuple[int, ...]] = []
+    monkeypatch.setattr(InstanceSegmenter, "predict_whole", lambda _, image: seen.append(image.shape) or {})
+    quiet_trainer().predict(task, datamodule=data)
+    sizes = [read_size(data.index.path(i)) for i in data.index.indices("val").tolist()]
+    assert seen == [(*size, 3) for size in sizes]
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+def test_predictions_need_no_switch_of_gradients(tile: int | None) -> None:
+    task = InstanceSegmenter(NAMES, tile=tile, **TINY).eval()
+    task.data = {"task": "instances", "image_size": [64, 64], "fit": "stretch", "in_channels": 3, "depth": "full"}
+    whole = Transform((64, 64), "stretch")(np.zeros((80, 90, 3), np.uint8))
+    batch = {"image": whole.image[None], "frame": torch.as_tensor(whole.frame)[None], "size": torch.tensor([[80, 90]])}
+    found = task.predict_whole(np.zeros((80, 90, 3), np.uint8)) if tile else task.predict_step(batch, 0)[0]  # type: ignore[arg-type]
+    assert found["instances"].shape == (80, 90)
 
 
 # --- pictures of every kind -----------------------------------------------------------------------------------------

@@ -1,0 +1,86 @@
+"""Maps of large pictures from those of overlapping tiles, each prepared as a picture of its own."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_vision.data.base import NATIVE_MULTIPLE
+from lit_vision.data.dataset import Collate
+from lit_vision.data.decode import read_image
+from lit_vision.data.restore import restore_scores
+from lit_vision.data.transforms import Transform
+from lit_vision.errors import UserError
+from lit_vision.ops.tiles import blended_rows
+from lit_vision.tasks.base import VisionTask
+from lit_vision.types import Int64Array, UInt8Array
+
+TILES_PER_STEP = 4
+
+
+def tiled_maps(
+    task: VisionTask, image: UInt8Array, probabilities: Callable[[Tensor], Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """Bands of maps (K, rows, W) of a picture, see `blended_rows`.
+
+    Args:
+        task: whose tiles and preprocessing they are.
+        image: (H, W, C), the original.
+        probabilities: images (B, C, h, w) on the task's device to maps (B, K, h, w) float32.
+
+    Raises:
+        UserError: the task has no tiles, or does not know how pictures are prepared.
+    """
+    if task.tile is None or "fit" not in task.data:
+        raise UserError("tiles need model.tile, and a task of a checkpoint: load_task(path, tile=512)")
+
+    def maps_of(boxes: Int64Array) -> Iterator[Tensor]:
+        return _maps_of_tiles(task, image, boxes, probabilities)
+
+    return blended_rows((image.shape[0], image.shape[1]), task.tile, task.tile_overlap, maps_of)
+
+
+def originals(task: VisionTask, batch: Mapping[str, Any]) -> Iterator[UInt8Array]:
+    """The pictures of a batch as they are in their files, (H, W, C).
+
+    Raises:
+        UserError: the Trainer has no data module of ours.
+    """
+    data = getattr(task._trainer, "datamodule", None)
+    if data is None:
+        raise UserError(f"model.tile is {task.tile}: tiles are cut from the files of a data module; give one")
+    for i in batch["index"].tolist():
+        yield read_image(data.index.path(max(i, 0)), data.in_channels, data.depth)  # below 0: fills up a share
+
+
+def _maps_of_tiles(
+    task: VisionTask, image: UInt8Array, boxes: Int64Array, probabilities: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """Maps (K, h, w) float32 of each tile xyxy of a picture, in its own pixels, on the CPU."""
+    transform = tile_transform(task.data)
+    collate = Collate(multiple=NATIVE_MULTIPLE if task.data["fit"] == "native" else 1)
+    rest = iter(boxes.tolist())
+    while some := list(islice(rest, TILES_PER_STEP)):
+        warped = [transform(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in some]
+        samples: Any = [{"image": one.image} for one in warped]
+        batch = {"image": collate(samples)["image"].to(task.device)}
+        with torch.no_grad():  # called from Python, too, where a graph of all tiles would pile up
+            found = probabilities(task.on_after_batch_transfer(batch, 0)["image"])
+        for maps, one, (x1, y1, x2, y2) in zip(found, warped, some, strict=True):
+            yield restored(maps, torch.from_numpy(one.frame), (y2 - y1, x2 - x1))
+
+
+def tile_transform(data: Mapping[str, Any]) -> Transform:
+    """What brings a tile, or a whole picture, to the network's input."""
+    height, width = data["image_size"]
+    return Transform((height, width), data["fit"])
+
+
+def restored(maps: Tensor, frame: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (K, h, w) float32 of the original on the CPU from (K, H, W) of the network's frame, bilinear."""
+    maps = maps.detach()  # who calls `predict_step` need not have gradients off
+    if torch.equal(frame.cpu(), torch.eye(3)[:2]):
+        return maps[:, : size[0], : size[1]].cpu()  # nothing was scaled or moved
+    return torch.from_numpy(restore_scores(maps.cpu().numpy(), frame.cpu().numpy(), size))
