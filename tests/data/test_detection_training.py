@@ -272,6 +272,7 @@ def test_the_mosaic_preset_is_the_default_with_mosaics(root: Path) -> None:
         ({"close_mosaic": -1}, "data.close_mosaic is -1; give 0 or more"),
         ({"cache_gib": -0.5}, "data.cache_gib is -0.5; give 0 or more"),
         ({"stride": 0}, "data.stride is 0"),
+        ({"repeat_threshold": 5}, "data.repeat_threshold is 5; give a share of the pictures"),
         ({"multi_scale": [2, 1]}, "data.multi_scale is"),
     ],
 )
