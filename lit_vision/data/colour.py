@@ -35,8 +35,11 @@ def _shift_hue_and_saturation(pixels: UInt8Array, augmentation: Augmentation, rn
     gain = 1 + rng.uniform(-augmentation.saturation, augmentation.saturation)
     hues = (np.rint(_LEVELS + shift) % 180).astype(np.uint8)
     # Planes by themselves are looked up in half the time that one table of three columns takes.
-    hue, saturation, value = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV))
-    hsv = cv2.merge((cv2.LUT(hue, hues), cv2.convertScaleAbs(saturation, alpha=gain), value))
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+    hue, saturation, value = cv2.split(hsv)
+    cv2.LUT(hue, hues, dst=hue)
+    cv2.convertScaleAbs(saturation, dst=saturation, alpha=gain)
+    cv2.merge((hue, saturation, value), dst=hsv)
     return _uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 

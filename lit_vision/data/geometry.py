@@ -103,10 +103,13 @@ def warp_boxes(boxes: npt.NDArray[Any], frame: npt.NDArray[Any]) -> npt.NDArray[
     A turned object's box is therefore a little wide: its corners, not its outline, are known. All boxes have one frame,
     (2 or 3, 3), or each has its own, (N, 2 or 3, 3).
     """
-    corners = np.asarray(boxes, np.float64).reshape(-1, 4)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-    turn, shift = frame[..., :2, :2].astype(np.float64), frame[..., None, :2, 2]
-    moved = corners @ turn.swapaxes(-1, -2) + shift
-    return np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
+    given = np.asarray(boxes, np.float64).reshape(-1, 4)
+    x, y = given[:, [0, 2, 2, 0]], given[:, [1, 1, 3, 3]]
+    by_entry = frame[..., None].astype(np.float64)
+    moved_x, moved_y = (
+        by_entry[..., k, 0, :] * x + by_entry[..., k, 1, :] * y + by_entry[..., k, 2, :] for k in (0, 1)
+    )
+    return np.stack([moved_x.min(1), moved_y.min(1), moved_x.max(1), moved_y.max(1)], axis=1)
 
 
 def inverse(frame: npt.NDArray[Any]) -> Matrix:
