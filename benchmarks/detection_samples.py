@@ -82,23 +82,47 @@ def ultralytics(root: Path) -> dict[str, Make]:
     return {name: way(*mix) for name, mix in MIXES.items()}
 
 
-def medians(ways: dict[str, Make], rounds: int) -> dict[str, float]:
-    """Milliseconds of a sample in each way, taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    warm = PICTURES // BATCH
-    for turn in range(rounds + warm):
-        for name, make in ways.items():
-            start = time.thread_time()
-            make(turn)
-            if turn >= warm:  # the first epoch fills what is kept in memory
-                seconds[name].append(time.thread_time() - start)
-    return {name: 1000 * float(np.median(values)) / BATCH for name, values in seconds.items()}
+def seconds(ways: dict[str, Make], turn: int) -> dict[str, float]:
+    """Processor seconds of one batch in each way."""
+    taken = {}
+    for name, make in ways.items():
+        start = time.thread_time()
+        make(turn)
+        taken[name] = time.thread_time() - start
+    return taken
 
 
-def peers(python: str, root: Path, rounds: int) -> dict[str, float]:
-    command = [python, __file__, "--rounds", str(rounds), "--inside", str(root)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return {f"ultralytics: {name}": ms for name, ms in json.loads(done.stdout.splitlines()[-1]).items()}
+def medians(ways: dict[str, Make], peer: "Peer | None", rounds: int) -> dict[str, float]:
+    """Milliseconds of a sample in each way; all take turns, since how fast the machine is changes by the second."""
+    warm = PICTURES // BATCH  # the first epoch fills what is kept in memory
+    rows = [seconds(ways, turn) | (peer.seconds(turn) if peer else {}) for turn in range(rounds + warm)][warm:]
+    return {name: 1000 * float(np.median([row[name] for row in rows])) / BATCH for name in rows[0]}
+
+
+class Peer:
+    """Another Python that makes a batch in each of its ways when asked to."""
+
+    def __init__(self, python: str, root: Path) -> None:
+        command = [python, __file__, "--inside", str(root)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def seconds(self, turn: int) -> dict[str, float]:
+        """Processor seconds of one batch in each way."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{turn}\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("{"):  # libraries print other things
+                return {f"ultralytics: {name}": taken for name, taken in json.loads(line).items()}
+        raise SystemExit("the other Python has ended; see its message above")
+
+
+def answer(root: Path) -> None:
+    """The other side of `Peer`."""
+    ways = ultralytics(root)
+    for line in sys.stdin:
+        print(json.dumps(seconds(ways, int(line))), flush=True)
 
 
 def main() -> None:
@@ -109,13 +133,14 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     if arguments.inside:
-        print(json.dumps(medians(ultralytics(Path(arguments.inside)), arguments.rounds)))
+        answer(Path(arguments.inside))
         return
     with tempfile.TemporaryDirectory() as folder:
         root = draw(Path(folder))
-        times = medians(ours(root), arguments.rounds)
-        if arguments.peers:
-            times |= peers(arguments.peers, root, arguments.rounds)
+        peer = Peer(arguments.peers, root) if arguments.peers else None
+        times = medians(ours(root), peer, arguments.rounds)
+        if peer:
+            peer.process.communicate()  # nothing more to do: it ends
     print(f"{'a sample':44}{'ms':>6}{'per s':>8}{'of ours alone':>15}{'of ours alike':>15}")
     for name, ms in times.items():
         alike = times[name.removeprefix("ultralytics: ")]

@@ -38,7 +38,8 @@ class Augmentation:
         noise: largest standard deviation of Gaussian noise, grey levels of 255.
         erase: probability of covering one rectangle with grey; labels stay as they are.
         erase_area: (smallest, largest) share of the input that it covers.
-        mosaic: probability that detection's training shows four pictures in one; all of the above applies to each.
+        mosaic: probability that detection's training shows four pictures in one. What moves pixels is drawn for each of
+            them, but for `translate`; what changes colours or covers something, for the four together.
         mixup: probability that a training picture of detection, or a mosaic, is blended with another.
 
     Raises:
@@ -108,14 +109,15 @@ class Augmentation:
         """
         turn, turned = geometry.turning(int(rng.integers(4)) if self.quarter_turns else 0, size)
         mirror = geometry.mirroring(rng.random() < self.flip, rng.random() < self.flip_vertical, turned)
-        moved = (None, None) if focus is None else tuple((mirror @ turn @ [*focus, 1])[:2].tolist())
+        upright = mirror @ turn if self.quarter_turns else mirror
+        moved = (None, None) if focus is None else tuple((upright @ [*focus, 1])[:2].tolist())
         if self.crop_area is not None:
             base = _random_crop(self.crop_area, self.crop_ratio, turned, image_size, rng, moved)
         elif fit == "native":
             base = geometry.translation(*(_offset(turned[1 - k], image_size[1 - k], rng, moved[k]) for k in (0, 1)))
         else:
             base = geometry.fit_frame(fit, turned, image_size)
-        return self._draw_jitter(image_size, rng) @ base @ mirror @ turn
+        return self._draw_jitter(image_size, rng) @ base @ upright
 
     def _draw_jitter(self, image_size: Size, rng: np.random.Generator) -> Matrix:
         """Rotation, slant and zoom about the centre, then a shift; the identity where all are off."""
@@ -126,7 +128,7 @@ class Augmentation:
         change = geometry.scaling(zoom, zoom)
         if self.rotate or self.shear:
             change = geometry.rotation(angle) @ geometry.shearing(slant_x, slant_y) @ change
-        return geometry.translation(x, y) @ geometry.about_centre(change, image_size)
+        return geometry.shifted(geometry.about_centre(change, image_size), x, y)
 
 
 _PROBABILITIES = ("flip", "flip_vertical", "blur", "erase", "mosaic", "mixup")

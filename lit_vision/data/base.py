@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lit_vision.data.augmentation import Augmentation
 from lit_vision.data.check import check
-from lit_vision.data.dataset import Collate, VisionDataset
+from lit_vision.data.dataset import NATIVE_MULTIPLE, Collate, VisionDataset
 from lit_vision.data.decode import Depth, read_image
 from lit_vision.data.formats import read
 from lit_vision.data.index import Index
@@ -23,8 +23,6 @@ from lit_vision.data.splits import split
 from lit_vision.data.transforms import Fit, Transform
 from lit_vision.errors import DataError, UserError
 from lit_vision.types import Sample, Split, UInt8Array
-
-NATIVE_MULTIPLE = 32  # the deepest stride of the encoders in use
 
 
 class VisionDataModule(pl.LightningDataModule):
@@ -91,6 +89,10 @@ class VisionDataModule(pl.LightningDataModule):
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.fit, self.in_channels, self.depth = fit, in_channels, depth
         self.batch_size, self.num_workers = batch_size, default_workers() if num_workers is None else num_workers
+        if not isinstance(augmentation, Augmentation) and augmentation not in ("default", "none"):
+            raise UserError(
+                f"data.augmentation is {augmentation!r}; for {self.task} give default, none or your own ranges"
+            )
         self.augmentation = Augmentation.for_task(self.task) if augmentation == "default" else augmentation
         if isinstance(self.augmentation, Augmentation) and self.augmentation.mixes and not self.mixes:
             raise UserError(f"augmentation.mosaic and augmentation.mixup are for detection, not for {self.task}")

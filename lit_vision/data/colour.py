@@ -1,11 +1,10 @@
-"""Random changes of a picture's colours: look-up tables of 256 entries instead of arithmetic per pixel."""
+"""Random changes of a picture's colours, each in the one call of OpenCV that is fastest for it."""
 
 from statistics import NormalDist
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from lit_vision.data.augmentation import Augmentation
 from lit_vision.data.warp import FILL, by_fours
@@ -20,7 +19,7 @@ def change_colors(pixels: UInt8Array, augmentation: Augmentation, rng: np.random
     if pixels.shape[2] == 3 and (augmentation.hue or augmentation.saturation):
         pixels = _shift_hue_and_saturation(pixels, augmentation, rng)
     if augmentation.brightness or augmentation.contrast:
-        pixels = _look_up(pixels, _brightness_tables(pixels.shape[2], augmentation, rng))
+        pixels = _change_brightness(pixels, augmentation, rng)
     if rng.random() < augmentation.blur:
         sigma = rng.uniform(*augmentation.blur_sigma)
         pixels = by_fours(lambda bands: cv2.GaussianBlur(bands, (0, 0), sigma), pixels)
@@ -35,26 +34,26 @@ def _shift_hue_and_saturation(pixels: UInt8Array, augmentation: Augmentation, rn
     shift = rng.uniform(-augmentation.hue, augmentation.hue) * 180  # OpenCV's hue circle has 180 steps
     gain = 1 + rng.uniform(-augmentation.saturation, augmentation.saturation)
     hues = (np.rint(_LEVELS + shift) % 180).astype(np.uint8)
-    saturations = np.clip(np.rint(_LEVELS * gain), 0, 255).astype(np.uint8)
     # Planes by themselves are looked up in half the time that one table of three columns takes.
-    hue, saturation, value = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV))
-    hsv = cv2.merge((cv2.LUT(hue, hues), cv2.LUT(saturation, saturations), value))
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
+    hue, saturation, value = cv2.split(hsv)
+    cv2.LUT(hue, hues, dst=hue)
+    cv2.convertScaleAbs(saturation, dst=saturation, alpha=gain)
+    cv2.merge((hue, saturation, value), dst=hsv)
     return _uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
 
 
-def _brightness_tables(channels: int, augmentation: Augmentation, rng: np.random.Generator) -> UInt8Array:
-    """(256, 1) or (256, C): RGB shares one draw, so that colours stay; other bands differ in kind, each has its own."""
-    draws = 1 if channels == 3 else channels
+def _change_brightness(pixels: UInt8Array, augmentation: Augmentation, rng: np.random.Generator) -> UInt8Array:
+    """RGB shares one draw, so that colours stay; other bands differ in kind, each has its own."""
+    draws = 1 if pixels.shape[2] == 3 else pixels.shape[2]
     brightness = 1 + rng.uniform(-augmentation.brightness, augmentation.brightness, draws)
     contrast = 1 + rng.uniform(-augmentation.contrast, augmentation.contrast, draws)
+    if draws == 1:  # half the time of a table
+        offset = 127.5 * (1 - float(contrast[0]))
+        changed = cv2.addWeighted(pixels, float(brightness[0] * contrast[0]), pixels, 0, offset)
+        return _uint8(changed).reshape(pixels.shape)
     tables = (_LEVELS[:, None] * brightness - 127.5) * contrast + 127.5
-    rounded: UInt8Array = np.clip(np.rint(tables), 0, 255).astype(np.uint8)
-    return rounded
-
-
-def _look_up(pixels: npt.NDArray[Any], tables: UInt8Array) -> UInt8Array:
-    changed = cv2.LUT(pixels, tables[None])
-    return _uint8(changed if changed.ndim == 3 else changed[:, :, None])
+    return _uint8(cv2.LUT(pixels, np.clip(np.rint(tables), 0, 255).astype(np.uint8)[None]))
 
 
 def _add_noise(pixels: UInt8Array, sigma: float, rng: np.random.Generator) -> UInt8Array:

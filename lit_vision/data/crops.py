@@ -10,8 +10,8 @@ from lit_vision.data.decode import read_size
 from lit_vision.data.index import Index
 from lit_vision.data.warp import FILL
 from lit_vision.errors import UserError
-from lit_vision.ops.boxes import iou
-from lit_vision.types import FloatArray, UInt8Array
+from lit_vision.ops.boxes import covered, iou
+from lit_vision.types import BoolArray, FloatArray, UInt8Array
 
 BACKGROUND = "background"
 TRIES = 20  # boxes drawn for each one that is wanted
@@ -23,7 +23,8 @@ class ObjectCrops:
 
     Args:
         background: crops of each picture that show no object; they are of a class "background" of their own. 0 = none.
-        background_iou: a background crop's IoU with each object, crowds included, is below it.
+        background_iou: a background crop's IoU with each object is below it, and the share of it that lies in a crowd
+            region likewise.
         margin: what is added to a box on each side, as a share of its width or height.
         jitter: in training, boxes move by up to this share of their sides, and are larger or smaller by up to as much,
             with what truly surrounds them; 0.1 is what windows of a sliding detector miss an object by.
@@ -107,7 +108,7 @@ def _crops_of_picture(
     for box, label, of_many in zip(index.boxes[own], index.labels[own].tolist(), crowd.tolist(), strict=True):
         if not of_many:
             yield whole_pixels(with_margin(box, crops.margin), size), label
-    for box in _backgrounds(index.boxes[own], size, crops, sides, rng):
+    for box in _backgrounds(index.boxes[own], crowd, size, crops, sides, rng):
         yield whole_pixels(box, size), len(index.class_names)
 
 
@@ -127,7 +128,12 @@ def _size(index: Index, i: int) -> tuple[int, int]:
 
 
 def _backgrounds(
-    objects: FloatArray, size: tuple[int, int], crops: ObjectCrops, sides: FloatArray, rng: np.random.Generator
+    objects: FloatArray,
+    crowd: BoolArray,
+    size: tuple[int, int],
+    crops: ObjectCrops,
+    sides: FloatArray,
+    rng: np.random.Generator,
 ) -> FloatArray:
     """Up to `crops.background` boxes (N, 4) that overlap no object by much; fewer where a picture has no room."""
     count = TRIES * crops.background
@@ -138,7 +144,8 @@ def _backgrounds(
     corners = rng.uniform(size=(count, 2)) * (np.array(size[::-1]) - chosen)
     boxes = np.concatenate([corners, corners + chosen], axis=1).astype(np.float32)
     if len(objects):
-        overlap = iou(torch.from_numpy(boxes), torch.from_numpy(np.array(objects))).amax(dim=1).numpy()
+        drawn, given = torch.from_numpy(boxes), torch.from_numpy(np.array(objects))
+        overlap = torch.where(torch.from_numpy(crowd), covered(drawn, given), iou(drawn, given)).amax(dim=1).numpy()
         boxes = boxes[overlap < crops.background_iou]
     return boxes[: crops.background]
 

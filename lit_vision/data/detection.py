@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_vision.data.augmentation import Augmentation
-from lit_vision.data.base import NATIVE_MULTIPLE, VisionDataModule
-from lit_vision.data.dataset import VisionDataset
+from lit_vision.data.base import VisionDataModule
+from lit_vision.data.dataset import NATIVE_MULTIPLE, VisionDataset
 from lit_vision.data.detection_dataset import DetectionDataset
 from lit_vision.data.detection_training import TrainingDataset, picture_size
 from lit_vision.data.geometry import Size, fitted_size
@@ -70,6 +70,10 @@ class DetectionDataModule(VisionDataModule):
         for name, value in named.items():
             if value < 0:
                 raise UserError(f"data.{name} is {value:g}; give 0 or more")
+        if repeat_threshold > 1:
+            raise UserError(f"data.repeat_threshold is {repeat_threshold:g}; give a share of the pictures, from 0 to 1")
+        if rect and self.fit != "letterbox":
+            raise UserError(f"data.rect leaves out the padding of fit: letterbox, but data.fit is {self.fit}")
         if stride < 1:
             raise UserError(f"data.stride is {stride}; give the network's coarsest stride, 32 for most")
         self.padded_multiple, self.rect = stride, rect

@@ -11,7 +11,7 @@ from lit_vision.data.detection_dataset import DetectionDataset, objects_of
 from lit_vision.data.geometry import Size, fit_frame
 from lit_vision.data.index import Index
 from lit_vision.data.mosaic import QUADRANTS, Picture, blend, compose, kept_crowds
-from lit_vision.data.picture_store import RECENT_BYTES, Decoded, RecentPictures, SharedPictures
+from lit_vision.data.picture_store import RECENT_BYTES, RECENT_PICTURES, Decoded, RecentPictures, SharedPictures
 from lit_vision.data.sampler import Key, Turn
 from lit_vision.data.scales import draw_size
 from lit_vision.data.transforms import Transform, Warped, to_tensor
@@ -44,6 +44,9 @@ class TrainingDataset(DetectionDataset):
         # Partners from anywhere cost nothing where all pictures stay decoded; those of the batch are at hand anyway.
         self.partners_from_all = self.store.holds_all
         self._largest = largest
+        augmentation = self.transform.augmentation
+        mixes = augmentation is not None and augmentation.mixes
+        self._recent = RecentPictures(RECENT_BYTES if mixes else 0)
 
     def __getitem__(self, key: int | Key) -> Sample:
         return self.__getitems__([key])[0]
@@ -53,12 +56,11 @@ class TrainingDataset(DetectionDataset):
         turns = [key if isinstance(key, Turn) else _turn(key) for key in keys]
         drawn = self.sizes and self.seed is not None and isinstance(keys[0], Turn)
         size = draw_size(self.sizes, self.seed or 0, turns[0]) if drawn else self.transform.image_size
-        augmentation = self.transform.augmentation
-        mixes = augmentation is not None and augmentation.mixes
-        batch, recent = sorted({turn.position for turn in turns}), RecentPictures(RECENT_BYTES if mixes else 0)
-        return [self._sample(turn, batch, size, recent) for turn in turns]
+        batch = sorted({turn.position for turn in turns})
+        self._recent.most = max(len(batch), RECENT_PICTURES)
+        return [self._sample(turn, batch, size) for turn in turns]
 
-    def _sample(self, turn: Turn, batch: Sequence[int], size: Size, recent: RecentPictures) -> Sample:
+    def _sample(self, turn: Turn, batch: Sequence[int], size: Size) -> Sample:
         i = int(self.positions[turn.position])
         place = (self.seed or 0, max(turn.epoch, 0), i)
         rng = np.random.default_rng(place if turn.repeat == 0 else (*place, turn.repeat))
@@ -70,7 +72,7 @@ class TrainingDataset(DetectionDataset):
             group = [position]
             if mosaic and rng.random() < mosaic:
                 group += self._partners(position, QUADRANTS - 1, batch, rng)
-            pictures = [self._picture(one, recent) for one in group]
+            pictures = [self._picture(one) for one in group]
             return *compose(pictures, self.transform, size, rng), pictures[0].size
 
         picture, frame, original = draw(turn.position)
@@ -86,8 +88,8 @@ class TrainingDataset(DetectionDataset):
             return [int(one) + (one >= position) if others else position for one in drawn]
         return [int(one) for one in rng.choice([one for one in batch if one != position], count, replace=False)]
 
-    def _picture(self, position: int, recent: RecentPictures) -> Picture:
-        pixels, factor = self.store.get(position, lambda missing: recent.get(missing, self._read))
+    def _picture(self, position: int) -> Picture:
+        pixels, factor = self.store.get(position, lambda missing: self._recent.get(missing, self._read))
         return Picture(pixels, *objects_of(self, int(self.positions[position])), factor)
 
     def _read(self, position: int) -> Decoded:

@@ -18,9 +18,22 @@ def translation(x: float, y: float) -> Matrix:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
 
 
+def shifted(frame: Matrix, x: float, y: float) -> Matrix:
+    """The frame, then a translation: the product of both, without the time it takes."""
+    moved: Matrix = frame.copy()
+    moved[0, 2] += x
+    moved[1, 2] += y
+    return moved
+
+
+def magnified(frame: Matrix, factor: float) -> Matrix:
+    """The frame of a picture whose pixels are `factor` times as large."""
+    return frame if factor == 1 else frame @ scaling(factor, factor)
+
+
 def scaling(x: float, y: float) -> Matrix:
     """Scales about (0, 0)."""
-    return np.diag([x, y, 1.0])
+    return np.array([[x, 0, 0], [0, y, 0], [0, 0, 1]], np.float64)
 
 
 def rotation(degrees: float) -> Matrix:
@@ -61,8 +74,8 @@ def fit_frame(fit: Fit, size: Size, image_size: Size) -> Matrix:
     if fit == "stretch":
         return scaling(image_size[1] / size[1], image_size[0] / size[0])
     height, width = fitted_size(fit, size, image_size)
-    place = translation((image_size[1] - width) // 2, (image_size[0] - height) // 2)
-    return place @ scaling(width / size[1], height / size[0])
+    place = (image_size[1] - width) // 2, (image_size[0] - height) // 2
+    return shifted(scaling(width / size[1], height / size[0]), *place)
 
 
 def fitted_size(fit: Fit, size: Size, image_size: Size) -> Size:
@@ -75,7 +88,7 @@ def fitted_size(fit: Fit, size: Size, image_size: Size) -> Size:
 def about_centre(change: Matrix, size: Size) -> Matrix:
     """The same change about the centre of a picture instead of its corner."""
     x, y = size[1] / 2, size[0] / 2
-    return translation(x, y) @ change @ translation(-x, -y)
+    return shifted(change @ translation(-x, -y), x, y)
 
 
 def is_axis_aligned(frame: npt.NDArray[Any]) -> bool:
@@ -87,11 +100,16 @@ def is_axis_aligned(frame: npt.NDArray[Any]) -> bool:
 def warp_boxes(boxes: npt.NDArray[Any], frame: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Boxes (N, 4) xyxy under a frame: the upright box round the four moved corners, not clipped.
 
-    A turned object's box is therefore a little wide: its corners, not its outline, are known.
+    A turned object's box is therefore a little wide: its corners, not its outline, are known. All boxes have one frame,
+    (2 or 3, 3), or each has its own, (N, 2 or 3, 3).
     """
-    corners = np.asarray(boxes, np.float64).reshape(-1, 4)[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-    moved = corners @ frame[:2, :2].T.astype(np.float64) + frame[:2, 2]
-    return np.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=1)
+    given = np.asarray(boxes, np.float64).reshape(-1, 4)
+    x, y = given[:, [0, 2, 2, 0]], given[:, [1, 1, 3, 3]]
+    by_entry = frame[..., None].astype(np.float64)
+    moved_x, moved_y = (
+        by_entry[..., k, 0, :] * x + by_entry[..., k, 1, :] * y + by_entry[..., k, 2, :] for k in (0, 1)
+    )
+    return np.stack([moved_x.min(1), moved_y.min(1), moved_x.max(1), moved_y.max(1)], axis=1)
 
 
 def inverse(frame: npt.NDArray[Any]) -> Matrix:
@@ -145,7 +163,15 @@ def clip_boxes(
         (N, 4) float32 clipped boxes and (N,) bool.
     """
     height, width = image_size
-    clipped = np.clip(boxes, 0, [width, height, width, height])
+    return cut_boxes(boxes, np.array([0, 0, width, height]), min_visible, min_side)
+
+
+def cut_boxes(
+    boxes: npt.NDArray[Any], windows: npt.NDArray[Any], min_visible: float, min_side: float
+) -> tuple[FloatArray, BoolArray]:
+    """As `clip_boxes`, but boxes are cut to `windows`, xyxy, (4,) for all or (N, 4) each to its own."""
+    low, high = windows[..., [0, 1, 0, 1]], windows[..., [2, 3, 2, 3]]
+    clipped = np.minimum(np.maximum(boxes, low), high)
     sides = clipped[:, 2:] - clipped[:, :2]
     whole = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     keep = (sides.min(axis=1) >= min_side - 1e-6) & (np.prod(sides, axis=1) >= min_visible * whole)

@@ -6,18 +6,19 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from lit_vision.data import geometry
 from lit_vision.data.augmentation import Augmentation
+from lit_vision.data.colour import change_colors
 from lit_vision.data.geometry import Fit, Matrix, Size
-from lit_vision.data.transforms import Transform
+from lit_vision.data.paste import Window, paste
+from lit_vision.data.transforms import FILL, Transform
 from lit_vision.types import BoolArray, FloatArray, Int64Array, UInt8Array
 
 QUADRANTS = 4
 SPLIT = (0.2, 0.8)  # where the four meet, as a share of each side: Darknet's smallest offset is 0.2
 BLEND = 32.0  # of the Beta distribution: both pictures stay visible, since the loss counts the boxes of both in full
-
-Window = tuple[slice, slice]  # rows, columns
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ def compose(
     """One picture alone, or four in one, as the network is to see them.
 
     Mosaic: Bochkovskiy, Wang and Liao 2020, YOLOv4, https://arxiv.org/abs/2004.10934, section 3.3. Each of the four is
-    turned, zoomed and so on as if it were alone, and its quadrant shows a random part of that in one warp, with colours
-    of its own. Boxes are cut to their quadrants; those of which too little is left go, as in a picture alone.
+    turned, zoomed and so on as if it were alone, and its quadrant shows a random part of that in one warp; colours
+    change by one draw for the whole. Boxes are cut to their quadrants; those of which too little is left go, as in a
+    picture alone.
 
     Args:
         pictures: one, or four where the transform has an augmentation.
@@ -63,17 +65,50 @@ def compose(
         Pixels (*image_size, C) and boxes in them, and the frame of the first picture.
     """
     if len(pictures) == QUADRANTS and transform.augmentation is not None:
-        sizes = [picture.size for picture in pictures]
-        places = draw_mosaic(sizes, transform.fit, image_size, transform.augmentation, rng)
-    else:
-        frame, _ = transform.frame(pictures[0].size, rng, image_size)
-        places = [(frame, (slice(0, image_size[0]), slice(0, image_size[1])))]
-    pixels = np.empty((*image_size, pictures[0].pixels.shape[2]), np.uint8)
-    parts = [
-        _place(picture, frame, window, pixels, transform, rng)
-        for picture, (frame, window) in zip(pictures, places, strict=True)
-    ]
-    return _join(pixels, parts), places[0][0]
+        return _mosaic(pictures, transform, transform.augmentation, image_size, rng)
+    (alone,) = pictures
+    frame, _ = transform.frame(alone.size, rng, image_size)
+    pixels = transform.paint(alone.pixels, geometry.magnified(frame, alone.factor), image_size, rng)
+    everything = np.array([0, 0, image_size[1], image_size[0]])
+    return _shown(pixels, alone, geometry.warp_boxes(alone.boxes, frame), everything, transform), frame
+
+
+def _mosaic(
+    pictures: Sequence[Picture],
+    transform: Transform,
+    augmentation: Augmentation,
+    image_size: Size,
+    rng: np.random.Generator,
+) -> tuple[Picture, Matrix]:
+    places = draw_mosaic([picture.size for picture in pictures], transform.fit, image_size, augmentation, rng)
+    pixels = np.full((*image_size, pictures[0].pixels.shape[2]), FILL, np.uint8)
+    frames, covered = [], []
+    for picture, (frame, window) in zip(pictures, places, strict=True):
+        drawn, seen = paste(picture.pixels, geometry.magnified(frame, picture.factor), pixels, window)
+        frames.append(geometry.magnified(drawn, 1 / picture.factor))
+        covered.append(seen)
+    together = _join(pixels, pictures)
+    owners = np.repeat(np.arange(len(pictures)), [len(picture.boxes) for picture in pictures])
+    windows = np.array([(columns.start, rows.start, columns.stop, rows.stop) for _, (rows, columns) in places])
+    boxes = geometry.warp_boxes(together.boxes, np.stack(frames)[owners])
+    painted = _coloured(pixels, covered, augmentation, rng)
+    return _shown(painted, together, boxes, windows[owners], transform), frames[0]
+
+
+def _coloured(
+    pixels: UInt8Array, covered: Sequence[Window], augmentation: Augmentation, rng: np.random.Generator
+) -> UInt8Array:
+    """The whole with other colours; the padding between and around the pictures keeps its grey."""
+    changed = change_colors(pixels, augmentation, rng)
+    if (
+        sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in covered)
+        == pixels[..., 0].size
+    ):
+        return changed
+    kept = np.full_like(pixels, FILL)
+    for window in covered:
+        kept[window] = changed[window]
+    return kept
 
 
 def draw_mosaic(
@@ -97,7 +132,7 @@ def draw_mosaic(
             x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
         shift_x = _shift(x1, x2, columns, columns.start > 0, rng.random())
         shift_y = _shift(y1, y2, rows, rows.start > 0, rng.random())
-        placed.append((geometry.translation(shift_x, shift_y) @ frame, (rows, columns)))
+        placed.append((geometry.shifted(frame, shift_x, shift_y), (rows, columns)))
     return placed
 
 
@@ -110,23 +145,13 @@ def _shift(low: float, high: float, window: slice, meets_low: bool, share: float
     return round(to_start if meets_low else to_stop)
 
 
-def _place(
-    picture: Picture,
-    frame: Matrix,
-    window: Window,
-    pixels: UInt8Array,
-    transform: Transform,
-    rng: np.random.Generator,
+def _shown(
+    pixels: UInt8Array, picture: Picture, boxes: npt.NDArray[Any], windows: npt.NDArray[Any], transform: Transform
 ) -> Picture:
-    """Warps a picture into a window of `pixels`; its objects that are to be seen there."""
-    rows, columns = window
-    size = (rows.stop - rows.start, columns.stop - columns.start)
-    own = geometry.translation(-columns.start, -rows.start) @ frame
-    pixels[window] = transform.paint(picture.pixels, own @ geometry.scaling(picture.factor, picture.factor), size, rng)
-    boxes, keep = transform.clip(geometry.warp_boxes(picture.boxes, own), size)
-    keep = kept_crowds(boxes, keep, picture.crowd, transform)
-    corner = np.array([columns.start, rows.start] * 2, np.float32)
-    return Picture(pixels, boxes[keep] + corner, picture.labels[keep], picture.crowd[keep])
+    """`pixels` with those of a picture's objects of which enough is left in their windows."""
+    cut, keep = geometry.cut_boxes(boxes, windows, transform.min_visible, transform.min_side)
+    keep = kept_crowds(cut, keep, picture.crowd, transform)
+    return Picture(pixels, cut[keep], picture.labels[keep], picture.crowd[keep])
 
 
 def kept_crowds(boxes: FloatArray, keep: BoolArray, crowd: BoolArray, transform: Transform) -> BoolArray:

@@ -11,20 +11,25 @@ import numpy as np
 from lit_vision.types import Int64Array, UInt8Array
 
 RECENT_BYTES = 2**28  # of a worker, for the pictures of the batch that it is making
+RECENT_PICTURES = 32  # or those of a whole batch, where it has more
 
 Decoded: TypeAlias = tuple[UInt8Array, int]  # pixels (H, W, C), and pixels of the original to one of these
 Read: TypeAlias = Callable[[int], Decoded]
 
 
 class RecentPictures:
-    """The pictures that were used last, up to a number of bytes.
+    """The pictures that were used last, up to a number of them and of bytes.
+
+    Kept from one batch to the next, since a picture that takes the place of another needs no new memory: what the
+    system has to hand out afresh costs as much as half of the decoding.
 
     Args:
         limit: bytes.
+        most: pictures.
     """
 
-    def __init__(self, limit: int = RECENT_BYTES) -> None:
-        self.limit, self.used = limit, 0
+    def __init__(self, limit: int = RECENT_BYTES, most: int = RECENT_PICTURES) -> None:
+        self.limit, self.most, self.used = limit, most, 0
         self._kept: OrderedDict[int, Decoded] = OrderedDict()
 
     def get(self, position: int, read: Read) -> Decoded:
@@ -32,15 +37,20 @@ class RecentPictures:
         if position in self._kept:
             self._kept.move_to_end(position)
             return self._kept[position]
+        if len(self._kept) >= self.most:  # first, so that its memory is free
+            self._drop()
         decoded = read(position)
         self._kept[position] = decoded
         self.used += decoded[0].nbytes
-        while self.used > self.limit:
-            self.used -= self._kept.popitem(last=False)[1][0].nbytes
+        while self.used > self.limit or len(self._kept) > self.most:
+            self._drop()
         return decoded
 
+    def _drop(self) -> None:
+        self.used -= self._kept.popitem(last=False)[1][0].nbytes
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"limit": self.limit, "used": 0, "_kept": OrderedDict()}
+        return {**self.__dict__, "used": 0, "_kept": OrderedDict()}
 
 
 class SharedPictures:

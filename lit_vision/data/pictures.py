@@ -9,14 +9,13 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch.utils.data import Dataset
 
-from lit_vision.data.dataset import Collate
+from lit_vision.data.dataset import NATIVE_MULTIPLE, Collate
 from lit_vision.data.decode import read_image
 from lit_vision.data.formats.files import list_files, natural_key
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
 from lit_vision.types import Sample
 
-NATIVE_MULTIPLE = 32  # the deepest stride of the encoders in use
 Images: TypeAlias = str | Path | Sequence[str | Path]
 
 

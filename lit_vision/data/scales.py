@@ -55,7 +55,7 @@ def planned_epochs(trainer: Any, batches: int) -> int | None:
         batches: of a whole epoch on this process.
     """
     limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+    batches = max(1, min(batches, limit) if isinstance(limit, int) else int(batches * limit))
     epochs = [trainer.max_epochs] if trainer.max_epochs not in (None, -1) else []
     if trainer.max_steps != -1:
         epochs.append(-(-trainer.max_steps // -(-batches // trainer.accumulate_grad_batches)))

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from lit_vision.data.augmentation import Augmentation
 from lit_vision.data.colour import change_colors
@@ -177,7 +178,9 @@ class Transform:
 
 def to_tensor(pixels: UInt8Array) -> Tensor:
     """(C, H, W) of pixels (H, W, C)."""
-    return torch.from_numpy(np.stack(cv2.split(pixels)))  # several times faster than permute().contiguous()
+    planes = np.empty((pixels.shape[2], *pixels.shape[:2]), np.uint8)
+    cv2.split(pixels, list(planes))  # many times faster than permute().contiguous()
+    return torch.from_numpy(planes)
 
 
 def pad_collate(images: Sequence[Tensor], multiple: int = 32, fill: int = FILL) -> Tensor:
@@ -192,6 +195,8 @@ def pad_collate(images: Sequence[Tensor], multiple: int = 32, fill: int = FILL) 
         (B, C, H, W) or (B, H, W) of the images' type.
     """
     height, width = (-(-max(image.shape[axis] for image in images) // multiple) * multiple for axis in (-2, -1))
+    if all(image.shape[-2:] == (height, width) for image in images):
+        return cast(Tensor, default_collate(list(images)))  # in a loader's process straight into shared memory
     batch = images[0].new_full((len(images), *images[0].shape[:-2], height, width), fill)
     for place, image in zip(batch, images, strict=True):
         place[..., : image.shape[-2], : image.shape[-1]] = image

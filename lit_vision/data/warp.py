@@ -14,6 +14,7 @@ from lit_vision.data.geometry import (
     inverse,
     is_axis_aligned,
     outline,
+    shifted,
     translation,
     visible_rectangle,
 )
@@ -40,7 +41,7 @@ def warp_image(image: UInt8Array, frame: Matrix, size: Size, fill: int = FILL) -
     if window is None:
         return np.full(shape, fill, np.uint8)
     inner, inner_size = _inside(frame, window)
-    group = _pixels_skipped(inner)
+    group = pixels_skipped(inner)
     part, inner = _shrink(*_needed_part(image, inner, inner_size, group), group)
     warped: AnyArray = by_fours(lambda bands: _warp(bands, inner, inner_size, cv2.INTER_LINEAR, aligned, fill), part)
     return _surrounded(warped, window, shape, fill)
@@ -96,7 +97,7 @@ def _needed_part(
     return array[y1 : min(height, y2), x1 : min(width, x2)], frame @ translation(x1, y1)
 
 
-def _pixels_skipped(frame: Matrix) -> tuple[int, int]:
+def pixels_skipped(frame: Matrix) -> tuple[int, int]:
     """How many whole (rows, columns) of the source the frame brings to one of the output, at least 1."""
     (a, b), (c, d) = frame[:2, :2].tolist()
     kx, ky = (max(1, int(1 / length + 1e-6)) for length in (math.hypot(a, c), math.hypot(b, d)))
@@ -136,7 +137,7 @@ def _window(frame: Matrix, source: Size, size: Size) -> tuple[tuple[slice, slice
 def _inside(frame: Matrix, window: tuple[slice, slice]) -> tuple[Matrix, Size]:
     """The frame seen from a window's corner, and the window's height and width."""
     rows, columns = window
-    return translation(-columns.start, -rows.start) @ frame, (rows.stop - rows.start, columns.stop - columns.start)
+    return shifted(frame, -columns.start, -rows.start), (rows.stop - rows.start, columns.stop - columns.start)
 
 
 def _surrounded(warped: AnyArray, window: tuple[slice, slice], shape: tuple[int, ...], fill: int) -> AnyArray:

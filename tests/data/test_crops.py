@@ -94,6 +94,20 @@ def test_crowds_are_neither_objects_nor_background(tmp_path: Path) -> None:
     assert float(iou(own, torch.tensor([[28.0, 10, 44, 18]])).max()) < 0.3
 
 
+def test_background_lies_in_no_crowd_region_however_large(tmp_path: Path) -> None:
+    """The left half of each picture is one: crops have a tenth of its area, so their IoU with it says little."""
+    index = DetectionDataModule(str(write_set(tmp_path)), val_fraction=0.34, num_workers=0).index
+    assert index.boxes is not None
+    region = np.array([0, 0, 30, 40], np.float32)
+    boxes = np.where(index.labels[:, None] == 0, region, [44, 30, 56, 38]).astype(np.float32)
+    found = crops_of(replace(index, boxes=boxes, crowd=index.labels == 0), ObjectCrops(background=20), 0)
+    assert found.boxes is not None
+    empty = found.boxes[found.labels == 2]
+    assert len(empty) > 20
+    inside = np.clip(30 - empty[:, 0], 0, empty[:, 2] - empty[:, 0]) / (empty[:, 2] - empty[:, 0])
+    assert inside.max() < 0.4  # a third, and what rounding to whole pixels adds
+
+
 def test_margin_and_jitter_show_what_surrounds_an_object(tmp_path: Path) -> None:
     assert with_margin(np.array([10, 20, 30, 60], np.float32), 0.25).tolist() == [5, 10, 35, 70]
     assert whole_pixels(np.array([-3.2, 1.6, 99, 2.4], np.float32), (40, 60)) == [0, 2, 60, 3]

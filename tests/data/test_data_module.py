@@ -25,3 +25,9 @@ def test_a_process_without_any_picture_is_refused(tmp_path: Path) -> None:
     data.trainer.world_size = 3
     with pytest.raises(UserError, match="a split of 2 pictures for 3 processes"):
         data.val_dataloader()
+
+
+@pytest.mark.parametrize("unknown", ["mosaic", "nonee", None])
+def test_an_unknown_augmentation_is_refused(tmp_path: Path, unknown: Any) -> None:
+    with pytest.raises(UserError, match=r"data\.augmentation is .*; for classification give default, none"):
+        ClassificationDataModule(str(tmp_path), augmentation=unknown)

@@ -13,6 +13,7 @@ from lit_vision.data.detection import DetectionDataModule
 from lit_vision.data.detection_dataset import place_boxes
 from lit_vision.data.restore import restore_boxes
 from lit_vision.data.shapes import draw_shapes
+from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
 
 
@@ -127,6 +128,7 @@ def test_rect_with_a_longer_stride(shapes: Path) -> None:
 
 
 def test_rect_needs_letterbox(shapes: Path) -> None:
-    data = DetectionDataModule(str(shapes), "coco", image_size=128, rect=True, fit="stretch", num_workers=0)
+    with pytest.raises(UserError, match=r"data\.rect leaves out .* letterbox, but data\.fit is stretch"):
+        DetectionDataModule(str(shapes), "coco", image_size=128, rect=True, fit="stretch", num_workers=0)
     with pytest.raises(UserError, match="rect leaves out the padding of fit: letterbox, but fit is 'stretch'"):
-        data.val_dataloader()
+        Transform((128, 128), "stretch", rect=True)

@@ -19,7 +19,6 @@ from lit_vision.data.augmentation import DEFAULTS, Augmentation
 from lit_vision.data.classification import ClassificationDataModule
 from lit_vision.data.detection import DetectionDataModule
 from lit_vision.data.detection_training import TrainingDataset
-from lit_vision.data.picture_store import RecentPictures
 from lit_vision.data.sampler import Turn
 from lit_vision.data.shapes import draw_shapes
 from lit_vision.errors import UserError
@@ -243,7 +242,7 @@ def test_large_photos_are_decoded_small(root: Path, tmp_path: Path, monkeypatch:
     ranges = {"scale": 0.5, "flip": 0.0, "mosaic": 1.0}
     for cache_gib in (1.0, 0.0):
         dataset = training(module(tmp_path, ranges, cache_gib=cache_gib))
-        taken = dataset._picture(0, RecentPictures())
+        taken = dataset._picture(0)
         assert taken.pixels.shape == (120, 120, 3)
         assert (taken.factor, taken.size) == (8, (960, 960))
         assert dataset.store.holds_all == (cache_gib > 0)
@@ -252,8 +251,12 @@ def test_large_photos_are_decoded_small(root: Path, tmp_path: Path, monkeypatch:
     full = list(epoch(module(tmp_path, ranges).train_dataloader()))
     for one, other in zip(small, full, strict=True):
         assert not torch.equal(one["image"], other["image"])
-        assert float((one["image"].float() - other["image"].float()).abs().mean()) < 1.5
-        assert all(torch.equal(a, b) for a, b in zip(one["boxes"], other["boxes"], strict=True))
+        assert float((one["image"].float() - other["image"].float()).abs().mean()) < 4
+        # Shown are whole pixels of what was decoded, so an object at an edge may be kept in one of the two.
+        alike = [(a, b) for a, b in zip(one["boxes"], other["boxes"], strict=True) if len(a) == len(b)]
+        assert len(alike) >= len(one["boxes"]) - 3
+        for boxes, others in alike:
+            torch.testing.assert_close(boxes, others, atol=1.0, rtol=0)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
@@ -269,6 +272,7 @@ def test_the_mosaic_preset_is_the_default_with_mosaics(root: Path) -> None:
         ({"close_mosaic": -1}, "data.close_mosaic is -1; give 0 or more"),
         ({"cache_gib": -0.5}, "data.cache_gib is -0.5; give 0 or more"),
         ({"stride": 0}, "data.stride is 0"),
+        ({"repeat_threshold": 5}, "data.repeat_threshold is 5; give a share of the pictures"),
         ({"multi_scale": [2, 1]}, "data.multi_scale is"),
     ],
 )

@@ -151,3 +151,22 @@ def test_boxes_are_kept_by_what_is_left() -> None:
     assert clipped.tolist()[0] == [0, 0, 10, 10]
     assert clipped.tolist()[4] == [95, 2, 100, 8]
     assert keep.tolist() == [True, False, False, False, True]  # half, a tenth, too low, outside, half
+
+
+def test_each_box_under_a_frame_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    boxes = np.sort(rng.uniform(0, 50, (7, 2, 2)), axis=1).reshape(7, 4)
+    frames = [geometry.shifted(geometry.rotation(20 * k) @ geometry.shearing(5, k), k, -k) for k in range(7)]
+    together = geometry.warp_boxes(boxes, np.stack(frames))
+    for k, (box, frame) in enumerate(zip(boxes, frames, strict=True)):
+        corners = frame[:2] @ [[*box[[0, 2, 2, 0]]], [*box[[1, 1, 3, 3]]], [1] * 4]
+        np.testing.assert_allclose(together[k], [*corners.min(axis=1), *corners.max(axis=1)])
+        np.testing.assert_allclose(geometry.warp_boxes(box[None], frame)[0], together[k])
+
+
+def test_boxes_are_cut_each_to_its_own_window() -> None:
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [4, 4, 6, 6.0]])
+    windows = np.array([[5, 0, 20, 20], [0, 0, 20, 9], [0, 0, 4.5, 20]])
+    cut, keep = geometry.cut_boxes(boxes, windows, 0.2, 1)
+    assert cut.tolist() == [[5, 0, 10, 10], [0, 0, 10, 9], [4, 4, 4.5, 6]]
+    assert keep.tolist() == [True, True, False]

@@ -110,12 +110,38 @@ def test_a_crop_shows_nothing_outside_of_itself() -> None:
         assert y2 >= rows.stop - 0.5
 
 
-def test_colours_leave_the_padding_alone_and_differ_by_picture() -> None:
-    grey = [Picture(np.full((40, 60, 3), 100, np.uint8), *_nothing()) for _ in range(4)]
+@pytest.mark.parametrize("side", [40, 300])
+def test_colours_change_by_one_draw_and_leave_the_padding_alone(side: int) -> None:
+    grey = [Picture(np.full((side, side, 3), 100 + k, np.uint8), *_nothing()) for k in range(4)]
+    plain, _ = compose(grey, native(), SIZE, np.random.default_rng(0))
     made, _ = compose(grey, native(Augmentation(flip=0, brightness=0.5)), SIZE, np.random.default_rng(0))
-    values = np.unique(made.pixels)
-    assert FILL in values
-    assert len(values) == 5
+    assert (FILL in plain.pixels) == (side == 40)
+    np.testing.assert_array_equal(plain.pixels == FILL, made.pixels == FILL)
+    shown = plain.pixels != FILL
+    gain = np.unique(np.round(made.pixels[shown] / plain.pixels[shown], 2))
+    assert gain.max() - gain.min() <= 0.02
+    assert abs(gain.mean() - 1) > 0.03
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_boxes_stay_on_their_objects_however_the_four_are_zoomed_and_mirrored(seed: int) -> None:
+    """A white rectangle in each of four black pictures, some decoded at half size."""
+    pictures = []
+    for k, factor in enumerate((1, 2, 1, 2)):
+        pixels = np.zeros((360 // factor, 480 // factor, 3), np.uint8)
+        pixels[120 // factor : 240 // factor, 200 // factor : 300 // factor] = 255
+        pictures.append(Picture(pixels, np.array([[200, 120, 300, 240]], np.float32), *_marks(1, k), factor))
+    ranges = Augmentation(flip=0.5, flip_vertical=0.5, scale=(0.3, 2.0))
+    transform = Transform((200, 240), "letterbox", ranges)
+    made, _ = compose(pictures, transform, (200, 240), np.random.default_rng(seed))
+    covered = np.zeros((200, 240), bool)
+    for x1, y1, x2, y2 in made.boxes.tolist():
+        area = made.pixels[round(y1) : round(y2), round(x1) : round(x2), 0]
+        assert area[2:-2, 2:-2].min(initial=255) == 255
+        covered[max(round(y1) - 2, 0) : round(y2) + 2, max(round(x1) - 2, 0) : round(x2) + 2] = True
+    bright = (made.pixels[..., 0] > 200) & ~covered
+    assert len(made.boxes) >= 1
+    assert bright.sum() < 0.2 * 120 * 100  # rests that are too small to keep
 
 
 def _nothing() -> tuple[Any, Any, Any]:

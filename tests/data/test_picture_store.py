@@ -81,3 +81,11 @@ def test_no_room_keeps_nothing() -> None:
     reader, recent = Reader(), RecentPictures(0)
     assert [int(recent.get(position, reader)[0].mean()) for position in (3, 3)] == [3, 3]
     assert (reader.read, recent.used) == ([3, 3], 0)
+
+
+def test_no_more_than_a_number_of_pictures_are_kept() -> None:
+    reader, recent = Reader(), RecentPictures(most=2)
+    for position in (0, 1, 0, 2, 0, 1):
+        recent.get(position, reader)
+    assert reader.read == [0, 1, 2, 1]
+    assert recent.used == 2 * reader(0)[0].nbytes

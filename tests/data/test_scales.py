@@ -57,6 +57,7 @@ def test_length_of_runs() -> None:
     assert planned_epochs(trainer(None, 95, accumulate=4), 10) == 32  # three steps of an epoch
     assert planned_epochs(trainer(None, 95, limit=5), 10) == 19
     assert planned_epochs(trainer(None, 95, limit=0.5), 10) == 19
+    assert planned_epochs(trainer(None, 95, limit=0), 10) == 95  # it trains nothing, and must not fail
     assert planned_epochs(trainer(-1), 10) is None
     assert planned_epochs(trainer(None), 10) is None
 

@@ -11,7 +11,15 @@ from torchvision.transforms import v2
 
 from lit_vision.data.augmentation import Augmentation
 from lit_vision.data.geometry import Fit
-from lit_vision.data.transforms import Transform, Warped, pad_collate, restore_boxes, restore_mask, restore_scores
+from lit_vision.data.transforms import (
+    Transform,
+    Warped,
+    pad_collate,
+    restore_boxes,
+    restore_mask,
+    restore_scores,
+    to_tensor,
+)
 from lit_vision.errors import UserError
 from lit_vision.types import IGNORE_INDEX
 
@@ -138,6 +146,13 @@ def test_any_number_of_channels(channels: int) -> None:
     warped = Transform((32, 32), augmentation=strong)(image, rng=np.random.default_rng(0))
     assert warped.image.shape == (channels, 32, 32)
     assert warped.image.is_contiguous()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 12, 200])
+def test_planes_of_a_tensor_are_the_channels(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, channels), dtype=np.uint8)
+    for part in (pixels, pixels[3:30, 7:41]):
+        np.testing.assert_array_equal(to_tensor(part).numpy(), part.transpose(2, 0, 1))
 
 
 def test_no_boxes_are_ordinary() -> None:
