@@ -15,9 +15,7 @@ from lit_vision.data.sampler import PADDING_EPOCH, Key
 from lit_vision.data.transforms import Transform, pad_collate
 from lit_vision.types import IGNORE_INDEX, Batch, Int64Array, Sample, UInt8Array
 
-NATIVE_MULTIPLE = (
-    32  # what sides of pictures that are not scaled are padded to: the deepest stride of the encoders in use
-)
+NATIVE_MULTIPLE = 32  # sides of pictures that are not scaled are padded to it: the deepest stride of encoders in use
 
 
 class VisionDataset(Dataset[Sample]):

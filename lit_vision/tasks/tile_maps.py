@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_vision.data.base import NATIVE_MULTIPLE
-from lit_vision.data.dataset import Collate
+from lit_vision.data.dataset import NATIVE_MULTIPLE, Collate
 from lit_vision.data.decode import read_image
 from lit_vision.data.restore import restore_scores
 from lit_vision.data.transforms import Transform

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_vision.data.crops import cut_out
+from lit_vision.data.dataset import NATIVE_MULTIPLE
 from lit_vision.data.geometry import fit_frame, scaling, translation
 from lit_vision.data.transforms import Transform, pad_collate
 from lit_vision.data.warp import warp_image
@@ -18,7 +19,6 @@ from lit_vision.types import UInt8Array
 
 CROPS = 64  # windows in a batch
 CANVAS = 4_000_000  # pixels of the resized picture that go through the network at once; bounds the memory
-NATIVE_MULTIPLE = 32  # what pictures that are not scaled are padded to, see data/base.py
 
 Method = Literal["auto", "convolutional", "crops"]
 
