@@ -252,6 +252,9 @@ def test_predict_on_pictures_needs_the_checkpoint_alone(files: Path, monkeypatch
         "overwrite": False,
         "precision": "32",
     }
+    words = ["--ckpt_path", "a.ckpt", "--images", "a.jpg", "--output", "out", "--tile", "640"]
+    assert main(["predict", *words]) == 0
+    assert calls[1][3]["tile"] == 640  # type: ignore[index]
 
 
 def test_quickstart_writes_where_told(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

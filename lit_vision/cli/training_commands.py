@@ -87,6 +87,9 @@ def _predict_pictures(words: list[str]) -> int:
     parser.add_argument(
         "--precision", choices=("32", "bf16"), default="32", help="bf16: faster where the device has it"
     )
+    parser.add_argument(
+        "--tile", type=int, metavar="PIXELS", help="cut large pictures into overlapping tiles of this side"
+    )
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     options = parser.parse_args(words)
     checkpoint = run_folder.find_checkpoint(options.ckpt_path, Path("runs"), "")
@@ -102,6 +105,7 @@ def _predict_pictures(words: list[str]) -> int:
         threshold=options.threshold,
         precision=options.precision,
         overwrite=options.overwrite,
+        **({} if options.tile is None else {"tile": options.tile}),
     )
     return 0
 
