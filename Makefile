@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: quickstart test test-slow lint clean
 
-quickstart: $(STAMP)  ## draw a data set; train, test and predict with all four tasks (6 minutes on 2 cores)
+quickstart: $(STAMP)  ## draw a data set; train, test and predict with all four tasks (3 minutes on 2 cores)
 	$(BIN)/lit-vision quickstart
 
 test: $(STAMP)  ## the default suite
