@@ -1,10 +1,15 @@
 """Boxes decoded only where something is."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from lit_vision.networks.darknet import create_darknet
+from lit_vision.networks.yolo_build import yolo
+from lit_vision.ops.anchors import PAPER_ANCHORS
 from lit_vision.ops.boxes import select_detections
 from lit_vision.ops.candidates import decoded_above
 
@@ -16,11 +21,23 @@ class Whole:
         self.decode = network.decode
 
 
+def tiny() -> torch.nn.Module:
+    network = create_darknet("yolov3-tiny", 4)
+    network.scale_x_y = (1.1, 1.05)  # as AlexeyAB's later networks
+    return network
+
+
+def over_backbone() -> torch.nn.Module:
+    anchors = PAPER_ANCHORS[:6]
+    return yolo("lcnet_050", 4, strides=(16, 32), width=16, anchors=anchors, head_args={"scale_x_y": 2.0})
+
+
+@pytest.mark.parametrize("build", [tiny, over_backbone])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_equal_to_decoding_everything(batch: int, memory: torch.memory_format) -> None:
+def test_equal_to_decoding_everything(build: Callable[[], Any], batch: int, memory: torch.memory_format) -> None:
     torch.manual_seed(0)
-    network = create_darknet("yolov3-tiny", 4)
+    network = build()
     outputs = [torch.randn(batch, 27, side, side + 2).contiguous(memory_format=memory) for side in (3, 6)]
     whole = network.decode(outputs)
     for found in (network.decode_above(outputs, 0.6), decoded_above(Whole(network), outputs, 0.6)):
