@@ -15,7 +15,7 @@ from lit_vision.ops.box_views import View, views
 from lit_vision.ops.grid import Decoded
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.detection_inference import Rule, detect, detect_in_tiles, see
-from lit_vision.tasks.tile_maps import originals
+from lit_vision.tasks.tile_maps import originals, tile_of
 from lit_vision.types import Batch, DetectionBatch, DetectionPrediction, UInt8Array
 
 USUAL_SCORE = 0.5  # of the pictures, where thresholds are to come from the validation and there has been none
@@ -106,8 +106,7 @@ class BoxTask(VisionTask):
         return self._in_tiles(image, [self._rule(strictly=True)])[0]
 
     def _in_tiles(self, image: UInt8Array, rules: Sequence[Rule]) -> list[DetectionPrediction]:
-        assert self.tile is not None
-        return detect_in_tiles(image, self.tile, self.tile_overlap, self.data, self._find, rules, self.device)
+        return detect_in_tiles(image, tile_of(self), self.tile_overlap, self.data, self._find, rules, self.device)
 
     def _find(self, images: Tensor, threshold: float) -> list[Decoded]:
         return see(self.network, self._infer, images, self.views, threshold)

@@ -82,7 +82,7 @@ class TransferClassifier(VisionTask):
         self.network = create_classifier(backbone, self.num_classes, in_channels, pretrained, weights, **args)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
         expected = preprocessing_of(self.network, in_channels)
-        self.preprocess = Preprocess(mean or expected.mean, std or expected.std)
+        self.preprocess = Preprocess(expected.mean if mean is None else mean, expected.std if std is None else std)
         if len(self.preprocess.mean) != in_channels:
             raise UserError(f"model.mean has {len(self.preprocess.mean)} values, but in_channels is {in_channels}.")
         self.label_smoothing, self.threshold = label_smoothing, threshold

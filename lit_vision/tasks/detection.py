@@ -117,10 +117,11 @@ class YOLODetector(BoxTask):
         self, in_channels: int, pretrained: bool, mean: Sequence[float] | None, std: Sequence[float] | None
     ) -> Preprocess:
         """Darknet scales to 0..1 and no more; pretrained backbones expect their own statistics."""
+        usual: tuple[Sequence[float], Sequence[float]] = ([0.0] * in_channels, [1.0] * in_channels)
         if pretrained:
             found = preprocessing_of(self.network.backbone, in_channels)
-            return Preprocess(mean or found.mean, std or found.std)
-        return Preprocess(mean or [0.0] * in_channels, std or [1.0] * in_channels)
+            usual = (found.mean, found.std)
+        return Preprocess(usual[0] if mean is None else mean, usual[1] if std is None else std)
 
     def _statistics(self) -> dict[str, Any]:
         return {"mean": list(self.preprocess.mean), "std": list(self.preprocess.std)}

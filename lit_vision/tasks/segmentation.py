@@ -89,7 +89,7 @@ class SemanticSegmenter(VisionTask):
         self.network = create_segmenter(classes=self.num_classes, **built, **fresh)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
         expected = preprocessing_of(self.network.backbone, in_channels)
-        self.preprocess = Preprocess(mean or expected.mean, std or expected.std)
+        self.preprocess = Preprocess(expected.mean if mean is None else mean, expected.std if std is None else std)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
         if boundary_metrics not in OUTLINED:
             raise UserError(f"model.boundary_metrics is {boundary_metrics!r}: give one of {', '.join(OUTLINED)}")

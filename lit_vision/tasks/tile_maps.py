@@ -19,6 +19,17 @@ from lit_vision.types import Int64Array, UInt8Array
 TILES_PER_STEP = 4
 
 
+def tile_of(task: VisionTask) -> int:
+    """Side of the task's tiles.
+
+    Raises:
+        UserError: it has none, or does not know how pictures are prepared.
+    """
+    if task.tile is None or "fit" not in task.data:
+        raise UserError("tiles need model.tile, and a task of a checkpoint: load_task(path, tile=512)")
+    return task.tile
+
+
 def tiled_maps(
     task: VisionTask, image: UInt8Array, probabilities: Callable[[Tensor], Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
@@ -32,13 +43,12 @@ def tiled_maps(
     Raises:
         UserError: the task has no tiles, or does not know how pictures are prepared.
     """
-    if task.tile is None or "fit" not in task.data:
-        raise UserError("tiles need model.tile, and a task of a checkpoint: load_task(path, tile=512)")
+    tile = tile_of(task)
 
     def maps_of(boxes: Int64Array) -> Iterator[Tensor]:
         return _maps_of_tiles(task, image, boxes, probabilities)
 
-    return blended_rows((image.shape[0], image.shape[1]), task.tile, task.tile_overlap, maps_of)
+    return blended_rows((image.shape[0], image.shape[1]), tile, task.tile_overlap, maps_of)
 
 
 def originals(task: VisionTask, batch: Mapping[str, Any]) -> Iterator[UInt8Array]:

@@ -131,4 +131,4 @@ class TwoMaskTask(VisionTask):
 
 def _preprocess(backbone: Any, channels: int, mean: list[float] | None, std: list[float] | None) -> Preprocess:
     expected = preprocessing_of(backbone, channels)
-    return Preprocess(mean or expected.mean, std or expected.std)
+    return Preprocess(expected.mean if mean is None else mean, expected.std if std is None else std)

@@ -288,3 +288,10 @@ def test_predictions_in_bf16_are_rounded_ones(fitted: Any, workspace: Path, draw
     assert scores["bf16"] != scores["32"]
     with pytest.raises(UserError, match="--precision is half"):
         predict_images(file, picture, workspace / "out", precision="half")
+
+
+def test_what_is_given_empty_is_not_taken_for_left_out() -> None:
+    with pytest.raises(UserError, match="mean has 0 values and std 3"):
+        YOLODetector(["a"], **SMALL, mean=[])
+    with pytest.raises(UserError, match=r"tiles need model\.tile"):
+        YOLODetector(["a"], **SMALL).predict_whole(np.zeros((8, 8, 3), np.uint8))
