@@ -29,7 +29,7 @@ def _number(value: Any) -> Any:
 # torchvision's transforms take a numbers.Number (degrees: 20), which jsonargparse reads but would not write back.
 register_type(Number, lambda value: value, _number, type_check=isinstance, fail_already_registered=False)
 
-NOUNS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+NOUNS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "list": "a list"}
 PARTS = {"model": TASKS, "data": DATA_MODULES}
 LINKED = ("class_names", "num_classes")
 
@@ -138,7 +138,7 @@ def _wrong_type(message: str, key: str) -> str | None:
     if not (nouns or choices) or value is None:
         return None
     if choices:  # true, false and text are other ways to write one of them
-        nouns = dict.fromkeys(noun for noun in nouns if noun in (NOUNS["int"], NOUNS["float"]))
+        nouns = dict.fromkeys(noun for noun in nouns if noun not in (NOUNS["bool"], NOUNS["str"]))
     words = [] if not choices else [f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]]
     expected = " or ".join([*nouns, *words])
     return f"{key} is {value}, but must be {expected}{nearest(value, choices)}"

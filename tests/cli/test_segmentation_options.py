@@ -45,6 +45,16 @@ def test_a_number_or_a_word_is_asked_for_by_both(
     assert f"data.border_radius is {value}, but must be a whole number or auto" in capsys.readouterr().err
 
 
+def test_a_list_or_a_word_is_asked_for_by_both(
+    drawn: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(workspace / "toy.yaml", "segmentation", drawn)
+    options = ["--model.loss", "CrossEntropyLoss", "--model.loss.class_weights", "atuo"]
+    assert main(["fit", "-c", str(path), *options]) == 2
+    said = "model.loss.class_weights is atuo, but must be a list or auto; did you mean 'auto'?"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_losses_crops_tiles_and_views_by_yaml(drawn: Path, workspace: Path) -> None:
     losses = [
