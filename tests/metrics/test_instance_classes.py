@@ -1,6 +1,7 @@
 """Average precision of each class of instances."""
 
 import numpy as np
+import pytest
 import torch
 from pairs import TINY
 
@@ -17,8 +18,8 @@ def test_each_class_that_has_objects_has_its_own() -> None:
     kinds = torch.tensor([0, 0, 1, 1])
     metric.update(0, torch.from_numpy(predicted), kinds[:3], ones, torch.from_numpy(truth), kinds)
     values = {name: float(value) for name, value in metric.compute().items() if name.startswith("ap/")}
-    assert values == {"ap/a": 1.0, "ap/b": 51 / 101}  # recalls 0 to 0.5 of 101; nothing is said of "c"
-    assert float(metric.compute()["ap"]) == (1 + 51 / 101) / 2
+    assert values == pytest.approx({"ap/a": 1.0, "ap/b": 51 / 101})  # recalls 0 to 0.5 of 101; nothing is said of "c"
+    assert float(metric.compute()["ap"]) == pytest.approx((1 + 51 / 101) / 2)
 
 
 def test_a_task_of_one_class_says_it_once() -> None:
