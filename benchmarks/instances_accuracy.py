@@ -1,4 +1,4 @@
-"""What the second network is worth: one mask against two, on nuclei of DSB 2018, from scratch of the same CPU seconds.
+"""What the second network is worth: one mask against two, on nuclei of DSB 2018, all trained for the same CPU seconds.
 
 For each seed two U-Nets are trained together on the training split, and from the very same maps of the validation
 pictures objects are made in four ways:
@@ -23,10 +23,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +31,14 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from scipy import ndimage
-from skimage import measure, segmentation
+from instances_ways import Picture, measured, pictures_of, reported, ways_of
 from torch.optim import AdamW
 
 from lit_vision.data.decode import read_label_map
 from lit_vision.data.instances import InstanceDataModule
-from lit_vision.metrics.instances import InstanceMetrics
-from lit_vision.metrics.thresholds import AREA, PIXEL, grid
 from lit_vision.ops.instances import relabel
-from lit_vision.ops.matching import MATCHED, match
-from lit_vision.ops.parts import connected_parts
-from lit_vision.ops.separation import LEVELS, Maps, Separation
-from lit_vision.tasks.instance_maps import visible_maps
+from lit_vision.ops.separation import LEVELS, Maps
 from lit_vision.tasks.instances import InstanceSegmenter
-from lit_vision.types import Int32Array
 
 NETWORK: dict[str, Any] = {
     "decoder": "unet",
@@ -58,21 +48,25 @@ NETWORK: dict[str, Any] = {
 }
 SHOWN = ("ap", "ap_50", "pq", "f1_50", "f1_75", "f1_90", "aji", "merged", "split", "count_error")
 WARM = 4  # steps that say how long one takes
-Way = Callable[[Maps], Int32Array]
 
 
 # --- training -------------------------------------------------------------------------------------------------------
 class StopWatch(pl.Callback):
-    """CPU seconds of the training steps alone, of all threads of this process."""
+    """CPU seconds of the training, of all threads of this process, step by step with the reading of its pictures.
+
+    The peers' seconds hold theirs, too; without, this side would train longer.
+    """
 
     def __init__(self) -> None:
         self.steps: list[float] = []
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.started = time.process_time()
+    def on_fit_start(self, *_: Any) -> None:
+        self.last = time.process_time()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.steps.append(time.process_time() - self.started)
+        now = time.process_time()
+        self.steps.append(now - self.last)
+        self.last = now
 
 
 def data_of(options: argparse.Namespace) -> InstanceDataModule:
@@ -132,105 +126,6 @@ def trained(options: argparse.Namespace) -> tuple[InstanceSegmenter, dict[str, f
     return task.eval(), {"steps": steps, "cpu_seconds": round(sum(trial.steps) + sum(watch.steps), 1)}
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
-class Picture:
-    """Maps of one validation picture, and its objects."""
-
-    def __init__(self, maps: Maps, truth: Int32Array, file: str) -> None:
-        self.maps, self.truth, self.file = maps, truth, file
-
-
-def pictures_of(task: InstanceSegmenter, data: InstanceDataModule) -> list[Picture]:
-    found = []
-    loader: Iterable[Any] = data.val_dataloader()
-    with torch.inference_mode():
-        for batch in loader:
-            for i, maps in enumerate(task._probabilities(batch["image"]).numpy()):
-                height, width = batch["size"][i].tolist()
-                shown = visible_maps(maps, batch, i)
-                cut = Maps(*(one[:height, :width] for one in shown))  # without the padding
-                truth = batch["instances"][i].numpy()[:height, :width]
-                found.append(Picture(cut, truth, data.index.files.text(int(batch["index"][i]))))
-    return found
-
-
-# --- ways -----------------------------------------------------------------------------------------------------------
-def components(pixel: float, area: int, maps: Maps) -> Int32Array:
-    return connected_parts(maps.foreground > pixel * LEVELS, area)
-
-
-def distance_watershed(pixel: float, apart: int, area: int, maps: Maps) -> Int32Array:
-    """Peaks of the distance transform at least `apart` pixels apart are seeds."""
-    pixels = maps.foreground > pixel * LEVELS
-    distance = ndimage.distance_transform_edt(pixels)
-    peaks = (ndimage.maximum_filter(distance, 2 * apart + 1) == distance) & pixels
-    parts = segmentation.watershed(-distance, measure.label(peaks), mask=pixels)
-    parts *= np.bincount(parts.ravel())[parts] >= area
-    return relabel(parts.astype(np.int32))[0]
-
-
-def separated(separation: Separation, maps: Maps) -> Int32Array:
-    return separation.instances(maps)
-
-
-def ways_of(train: str) -> dict[str, list[Way]]:
-    """Name -> the way with each of its settings; the first is in force where no picture has objects."""
-    start = Separation(0.5, 0.3, 20)
-    lost = replace(start, regrow="none")
-    areas = [int(20 * factor) for factor in AREA]
-    ways: dict[str, list[Way]] = {
-        "one network + components": [partial(components, p, a) for p, a in product(PIXEL, areas)],
-        "one network + distance watershed": [
-            partial(distance_watershed, p, d, a) for p, d, a in product(PIXEL, (3, 5, 7, 9), areas)
-        ],
-    }
-    if train == "pixels":
-        return {f"{name}, trained alone": way for name, way in ways.items()}
-    ways["two networks, subtracted"] = [partial(separated, one) for one in grid(lost)]
-    ways["two networks, given back, .5/.3/20"] = [partial(separated, start)]
-    ways["two networks, given back"] = [partial(separated, one) for one in grid(start)]
-    return ways
-
-
-# --- measures -------------------------------------------------------------------------------------------------------
-def halves(pictures: Sequence[Picture]) -> Iterator[tuple[Sequence[Picture], Sequence[Picture]]]:
-    """What settings are chosen on and what they are reported on, both ways round."""
-    yield pictures[::2], pictures[1::2]
-    yield pictures[1::2], pictures[::2]
-
-
-def score_of(way: Way, pictures: Sequence[Picture]) -> float:
-    """Mean over IoU .5:.05:.95 of TP / (TP + FP + FN)."""
-    hits, both = np.zeros(10), 0
-    for picture in pictures:
-        predicted = way(picture.maps)
-        labels = [np.zeros(int(one.max(initial=0)), np.int64) for one in (picture.truth, predicted)]
-        found = match(picture.truth, labels[0], predicted, labels[1], labels[1].astype(np.float32))
-        hits += (found.outcomes == MATCHED).sum(0)
-        both += len(labels[0]) + len(labels[1])
-    return float((hits / np.maximum(both - hits, 1)).mean())
-
-
-def measured(found: Iterable[tuple[Picture, Int32Array]]) -> dict[str, float]:
-    metric = InstanceMetrics(1)
-    for i, (picture, predicted) in enumerate(found):
-        foreground = picture.maps.foreground
-        count = int(predicted.max(initial=0))
-        scores = [foreground[predicted == k + 1].mean() / LEVELS for k in range(count)]
-        given = (torch.from_numpy(predicted), torch.zeros(count, dtype=torch.int64), torch.tensor(scores))
-        there = (torch.from_numpy(picture.truth), torch.zeros(int(picture.truth.max(initial=0)), dtype=torch.int64))
-        metric.update(i, *given, *there)
-    return {name: float(value) for name, value in metric.compute().items()}
-
-
-def reported(settings: Sequence[Way], pictures: Sequence[Picture]) -> dict[str, float]:
-    found: list[tuple[Picture, Int32Array]] = []
-    for chosen_on, reported_on in halves(pictures):
-        best = max(settings, key=lambda way: score_of(way, chosen_on)) if len(settings) > 1 else settings[0]
-        found += [(picture, best(picture.maps)) for picture in reported_on]
-    return measured(found)
-
-
 # --- files ----------------------------------------------------------------------------------------------------------
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -261,9 +156,9 @@ def run_seed(options: argparse.Namespace) -> None:
 def from_label_maps(options: argparse.Namespace) -> None:
     """Measures what a peer has written: <folder>/<name of the picture>.png or .tif for each validation picture."""
     data = data_of(options)
-    found = []
-    for i in data.index.indices("val").tolist():
-        sample = data.dataset("val")[list(data.index.indices("val")).index(i)]
+    found, dataset = [], data.dataset("val")
+    for place, i in enumerate(data.index.indices("val").tolist()):
+        sample = dataset[place]
         height, width = sample["size"].tolist()
         truth = sample["instances"].numpy()[:height, :width]
         stem = Path(data.index.files.text(i)).stem

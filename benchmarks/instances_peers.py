@@ -15,13 +15,12 @@ Writes a 16-bit label map for each validation picture, and facts.json.
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from skimage.io import imread, imsave
-
-RANDOM = np.random.default_rng(0)
 
 
 def pictures(root: Path, split: str) -> tuple[list[str], list[Any], list[Any]]:
@@ -37,9 +36,9 @@ def pictures(root: Path, split: str) -> tuple[list[str], list[Any], list[Any]]:
     return [file.stem for file in files], images, labels
 
 
-def turned(image: Any, labels: Any) -> tuple[Any, Any]:
+def turned(rng: np.random.Generator, image: Any, labels: Any) -> tuple[Any, Any]:
     """Mirrored and turned by quarters at random."""
-    k, mirrored = RANDOM.integers(4), RANDOM.integers(2)
+    k, mirrored = rng.integers(4), rng.integers(2)
     pair = [np.rot90(one, k) for one in (image, labels)]
     image, labels = (one[:, ::-1] if mirrored else one for one in pair)
     return np.ascontiguousarray(image), np.ascontiguousarray(labels)
@@ -55,11 +54,12 @@ def by_stardist(options: argparse.Namespace, train: Any, val: Any) -> tuple[list
     config = Config2D(n_channel_in=1, train_patch_size=(128, 128), train_batch_size=8, train_epochs=1)
     config.train_steps_per_epoch = 30
     model = StarDist2D(config, name="peer", basedir=str(options.output / "model"))
+    augmenter = partial(turned, np.random.default_rng(options.seed))
     large = [k for k, image in enumerate(train[1]) if min(image.shape) >= 128]
     started = time.process_time()
     while time.process_time() - started < options.seconds:
         images, labels = ([one[k] for k in large] for one in train[1:])
-        model.train(images, labels, validation_data=(val[1][:2], val[2][:2]), augmenter=turned, epochs=1)
+        model.train(images, labels, validation_data=(val[1][:2], val[2][:2]), augmenter=augmenter, epochs=1)
     spent = time.process_time() - started
     found: list[Any] = [None] * len(val[1])
     for first in (0, 1):

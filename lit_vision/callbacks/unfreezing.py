@@ -50,7 +50,7 @@ class ProgressiveUnfreezing(pl.Callback):
         plateau: open the next stage when a metric has stopped improving, instead of at given times.
         gain: take back a stage that does not improve a metric, and open no other.
         stages: regular expressions on the backbone's parameter names, one for each stage, head first; null = the
-            network's own stages (see `networks/stages.py`).
+            network's own stages (see `networks/stages.py`). Of two networks "network" and "border_network" mean one.
         max_stages: merge neighbouring stages until there are no more than this many.
         never: regular expressions on the backbone's parameter names; these never train.
         lr_decay: factor on the learning rate for each stage farther from the head; null = the model's.

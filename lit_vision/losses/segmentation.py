@@ -253,6 +253,31 @@ def inverse_log_weights(pixels: Sequence[int]) -> list[float]:
     return [1 / math.log(1.02 + count / total) for count in pixels]
 
 
+def check_loss(name: str, loss: nn.Module, automatic: bool) -> None:
+    """Refuses settings of a loss that no batch of a data module could satisfy.
+
+    Args:
+        name: of the task's argument.
+        loss: with all its parts.
+        automatic: whether the task works `class_weights: auto` out.
+
+    Raises:
+        UserError: unknown pixels would count as a class, or "auto" stay unknown.
+    """
+    for part in loss.modules():
+        kind, ignored = type(part).__name__, getattr(part, "ignore_index", IGNORE_INDEX)
+        if isinstance(part, SegmentationLoss) and ignored != IGNORE_INDEX:
+            raise UserError(
+                f"model.{name}: {kind} has ignore_index {ignored}, but data modules mark what is unknown by "
+                f"{IGNORE_INDEX}: leave it out; the number in your own files is data.options.ignore_index"
+            )
+        if isinstance(part, CrossEntropyLoss) and part.automatic and not automatic:
+            raise UserError(
+                f"model.{name}: {kind} has class_weights: auto, which SemanticSegmenter alone works out; give one "
+                "number for each class"
+            )
+
+
 def two_classes(logits: Tensor) -> Tensor:
     """Logits (B, 1, H, W) of class 1 against 0 as (B, 2, H, W), whose softmax is the sigmoid; others unchanged."""
     return torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits

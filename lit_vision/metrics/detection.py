@@ -12,9 +12,9 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lit_vision.metrics.operating_points import OperatingPoints, Scored, best_thresholds, f1_at
 from lit_vision.metrics.per_image import Arrays
-from lit_vision.ops.matching import IGNORED, MATCHED, MISSED, match_boxes
+from lit_vision.ops.matching import AREAS, IGNORED, MATCHED, MISSED, match_boxes
 from lit_vision.ops.matching import THRESHOLDS as IOUS
-from lit_vision.types import DetectionPrediction, Int64Array
+from lit_vision.types import BoolArray, DetectionPrediction, Int64Array
 
 SIZES = ("all", "small", "medium", "large")  # COCO's: the last three divide at areas of 32 x 32 and 96 x 96 pixels
 ABSENT = -1.0  # COCO's mark for a mean over nothing
@@ -120,13 +120,19 @@ class MeanAveragePrecision(Metric):
             index: (N,) the images' positions in the data set.
             prediction/picture, /label, /score: (P,), those that count, the best of a picture and class first.
             prediction/outcome: (P, 10) MISSED, MATCHED or IGNORED at each IoU, for objects of all sizes.
-            object/picture, object/label: (T,), without crowds.
+            prediction/outcome_small, _medium, _large: (P, 10) likewise, for objects of each of COCO's sizes.
+            object/picture, object/label, object/area: (T,), without crowds.
         """
         parts = {name: [one.cpu() for one in getattr(self, name)] for name in STATES}
         arrays = _once({name: torch.cat(part).numpy() for name, part in parts.items()})
         index = np.unique(arrays["image"])
         places = _places(arrays, index)
-        chosen, outcomes = _matched(arrays, places, _order(arrays, places), self.max_detections)
+        order = _order(arrays, places)
+        chosen, outcomes = _matched(arrays, places, order, self.max_detections)
+        sizes = {
+            f"prediction/outcome_{size}": _matched(arrays, places, order, self.max_detections, area)[1]
+            for size, area in AREAS.items()
+        }
         there = np.lexsort((places["truth"],))
         there = there[~arrays["truth_crowd"][there]]
         return {
@@ -135,8 +141,10 @@ class MeanAveragePrecision(Metric):
             "prediction/label": arrays["predicted_labels"][chosen].astype(np.int32),
             "prediction/score": arrays["predicted_scores"][chosen],
             "prediction/outcome": outcomes,
+            **sizes,
             "object/picture": places["truth"][there],
             "object/label": arrays["truth_labels"][there].astype(np.int32),
+            "object/area": arrays["truth_area"][there],
         }
 
     def compute(self) -> dict[str, Tensor]:
@@ -192,9 +200,21 @@ def _once(state: Arrays) -> Arrays:
 
 
 def _matched(
-    arrays: Arrays, places: Mapping[str, Int64Array], order: Int64Array, limit: int
+    arrays: Arrays,
+    places: Mapping[str, Int64Array],
+    order: Int64Array,
+    limit: int,
+    area: tuple[float, float] = (0.0, np.inf),
 ) -> tuple[Int64Array, npt.NDArray[np.int8]]:
-    """Rows of the predictions that count, and what became of each at the ten IoUs; `order` is by picture and class."""
+    """Rows of the predictions that count, and what became of each at the ten IoUs.
+
+    Args:
+        arrays: of `_once`.
+        places: of `_places`.
+        order: the predictions by picture and class.
+        limit: predictions of a picture and class.
+        area: of the objects that count.
+    """
     classes = int(max(arrays["predicted_labels"].max(initial=0), arrays["truth_labels"].max(initial=0))) + 1
     predicted = (places["predicted"] * classes + arrays["predicted_labels"])[order]
     truth = places["truth"] * classes + arrays["truth_labels"]
@@ -203,13 +223,19 @@ def _matched(
     rank = np.arange(len(predicted)) - np.flatnonzero(first)[np.cumsum(first) - 1]
     chosen, groups = order[rank < limit], predicted[rank < limit]
     outcomes = np.full((len(chosen), len(IOUS)), MISSED, np.int8)
-    found = np.unique(groups)
+    found, apart = np.unique(groups), _outside(arrays["truth_area"], area)
     edges = [np.searchsorted(array, [found, found + 1]) for array in (groups, truth[there])]
     for start, end, low, high in np.concatenate(edges)[:, edges[1][0] < edges[1][1]].T.tolist():
         objects = there[low:high]  # without any, all have missed
-        boxes = (arrays["predicted_boxes"][chosen[start:end]], arrays["truth_boxes"][objects])
-        outcomes[start:end] = match_boxes(*boxes, arrays["truth_crowd"][objects])
+        pair = (arrays["predicted_boxes"][chosen[start:end]], arrays["truth_boxes"][objects])
+        outcomes[start:end] = match_boxes(*pair, arrays["truth_crowd"][objects], apart[objects])
+    boxes = arrays["predicted_boxes"][chosen].astype(np.float64)
+    outcomes[(outcomes == MISSED) & _outside((boxes[:, 2:] - boxes[:, :2]).prod(1), area)[:, None]] = IGNORED
     return chosen, outcomes
+
+
+def _outside(areas: npt.NDArray[np.floating], area: tuple[float, float]) -> BoolArray:
+    return (areas < area[0]) | (areas > area[1])
 
 
 def _precision(arrays: Arrays, num_classes: int, max_detections: int) -> npt.NDArray[np.float64]:

@@ -25,7 +25,7 @@ class InstanceMetrics(Metric):
     """How well objects are found and outlined, over the whole set.
 
     ap, ap_50, ap_75: COCO's average precision of masks (mean over IoU .5:.05:.95, classes and 101 recalls), without a
-        limit on the number of objects per image; equals pycocotools.
+        limit on the number of objects per image; equals pycocotools. ap/<class> where the class has objects and a name.
     pq, sq, rq: panoptic quality = segmentation quality (mean IoU of matches) x recognition quality (F1), per class,
         averaged over the classes present (Kirillov et al. 2019, https://arxiv.org/abs/1801.00868).
     f1_50, f1_75, f1_90: 2 TP / (2 TP + FP + FN) at that IoU, per class, averaged over the classes present.
@@ -39,6 +39,7 @@ class InstanceMetrics(Metric):
 
     Args:
         num_classes: K.
+        class_names: K names; None = nothing is said of each class.
     """
 
     full_state_update = False
@@ -47,9 +48,9 @@ class InstanceMetrics(Metric):
     scores: list[Tensor]
     truths: list[Tensor]
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, class_names: Sequence[str] | None = None) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes, self.class_names = num_classes, class_names
         # images: (I, 7) index, predictions, objects, glued and cut objects, numerator and denominator of the Jaccard
         # index. The rows of all others are in its order.
         for state in STATES:
@@ -111,15 +112,16 @@ class InstanceMetrics(Metric):
         if len(self.images) == 0:
             raise ValueError("InstanceMetrics has seen no image")
         rows, scores, truths, images = _rows([dim_zero_cat(getattr(self, name)).cpu().numpy() for name in STATES])
-        precision = [
-            _average_precision(rows[rows[:, LABEL] == c], scores[rows[:, LABEL] == c], int((truths == c).sum()))
+        precision = {
+            c: _average_precision(rows[rows[:, LABEL] == c], scores[rows[:, LABEL] == c], int((truths == c).sum()))
             for c in range(self.num_classes)
             if (truths == c).any()
-        ]
-        ap = np.mean(precision, 0) if precision else np.zeros(len(THRESHOLDS))
+        }
+        ap = np.mean(list(precision.values()), 0) if precision else np.zeros(len(THRESHOLDS))
         quality = _panoptic(rows, truths, self.num_classes)
         counted = np.bincount(np.repeat(np.arange(len(images)), images[:, 1]), rows[:, VOID] == 0, len(images))
         values = {"ap": ap.mean(), "ap_50": ap[0], "ap_75": ap[5]}
+        values |= {f"ap/{self.class_names[c]}": own.mean() for c, own in precision.items()} if self.class_names else {}
         values |= dict(zip(("pq", "sq", "rq"), quality, strict=True))
         values |= {f"f1_{name}": _f1(rows, truths, self.num_classes, level) for name, level in F1_LEVELS.items()}
         values["count_error"] = np.abs(counted - images[:, 2]).mean()

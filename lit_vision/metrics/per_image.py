@@ -22,7 +22,7 @@ def pictures(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
 
 
 def joined(parts: Sequence[Arrays]) -> Arrays:
-    """The pictures of several parts, one part after the other."""
+    """The pictures of several parts, one part after the other; what not all of them have is left out."""
     starts = np.cumsum([0, *(pictures(part) for part in parts)])
     return {
         name: np.concatenate(
@@ -32,6 +32,7 @@ def joined(parts: Sequence[Arrays]) -> Arrays:
             ]
         )
         for name in parts[0]
+        if all(name in part for part in parts)
     }
 
 

@@ -46,7 +46,7 @@ class SegmentationMetrics(Metric):
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
         self.keeps_images = False
-        self._kept: list[Tensor] = []
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []  # of each picture: confusion, calibration, outlines
 
     def reset(self) -> None:
         """Forgets all pictures."""
@@ -79,48 +79,65 @@ class SegmentationMetrics(Metric):
             highest = int(truth[truth != self.ignore_index].max())
             raise UserError(f"a mask has class {highest}, but there are {size} class names: name it or mend the mask")
         self.confusion += counts[1:].view(size, size)
+        calibration, outlines = self.calibration.new_zeros(len(truth), BINS, 3), self.outlines.new_zeros(len(truth), 0)
         if confidence is not None:
-            self.calibration += self._calibration(predicted == truth, confidence, truth != self.ignore_index)
+            calibration = self._calibration(predicted == truth, confidence, truth != self.ignore_index)
+            self.calibration += calibration.sum(0)
         if self.boundaries:
-            self._count_outlines(predicted, truth, parts or [(slice(None), slice(None))] * len(truth))
+            outlines = self._outlines(predicted, truth, parts or [(slice(None), slice(None))] * len(truth))
+            self.outlines += outlines.sum(0)
         if self.keeps_images:
             # Picture by picture: a batch of matrices of many classes would be large, its cells that are not 0 are few.
-            self._kept += [
-                torch.bincount(one.flatten(), minlength=size * size + 1)[1:].to_sparse().cpu() for one in pairs
-            ]
+            cells = [torch.bincount(one.flatten(), minlength=size * size + 1)[1:].to_sparse().cpu() for one in pairs]
+            self._kept += list(zip(cells, calibration.cpu(), outlines.cpu(), strict=True))
 
     @staticmethod
     def _calibration(right: Tensor, confidence: Tensor, known: Tensor) -> Tensor:
-        """(BINS, 3) counts; bin k holds confidences in (k / BINS, (k + 1) / BINS], and the first one 0 as well."""
+        """(B, BINS, 3) counts; bin k holds confidences in (k / BINS, (k + 1) / BINS], and the first one 0 as well."""
         sure = confidence.double().nan_to_num().clamp(0, 1)
-        place = torch.where(known, (sure * BINS).ceil().long().clamp_min(1), 0).flatten()  # bin 0 does not count
-        rows = [torch.ones_like(sure), right.double(), (sure * SCALE).round()]  # doubles hold these sums exactly
-        sums = [torch.bincount(place, row.flatten(), minlength=BINS + 1)[1:] for row in rows]
-        return torch.stack(sums, dim=1).long()
+        place = torch.where(known, (sure * BINS).ceil().long().clamp_min(1), 0)  # bin 0 does not count
+        pictures = len(place)
+        place = (place + (BINS + 1) * torch.arange(pictures, device=place.device)[:, None, None]).flatten()
+        rows = [torch.ones_like(place), right.flatten().long(), (sure * SCALE).round().long().flatten()]
+        # Not bincount: with weights it has no deterministic form on CUDA, and raises where that is asked for.
+        sums = [place.new_zeros(pictures * (BINS + 1)).index_add_(0, place, row) for row in rows]
+        return torch.stack(sums, dim=1).view(pictures, BINS + 1, 3)[:, 1:]
 
-    def _count_outlines(self, predicted: Tensor, truth: Tensor, parts: Sequence[tuple[slice, slice]]) -> None:
-        for guess, true, (rows, columns) in zip(predicted.cpu().numpy(), truth.cpu().numpy(), parts, strict=True):
-            counts = boundary_counts(
-                guess[rows, columns], true[rows, columns], len(self.class_names), self.ignore_index
-            )
-            self.outlines += torch.from_numpy(counts).to(self.outlines.device)
+    def _outlines(self, predicted: Tensor, truth: Tensor, parts: Sequence[tuple[slice, slice]]) -> Tensor:
+        """(B, K, 6) counts."""
+        counts = [
+            boundary_counts(guess[part], true[part], len(self.class_names), self.ignore_index)
+            for guess, true, part in zip(predicted.cpu().numpy(), truth.cpu().numpy(), parts, strict=True)
+        ]
+        stacked = np.stack(counts) if counts else np.zeros((0, *self.outlines.shape), np.int64)
+        return torch.from_numpy(stacked).to(self.outlines.device)
 
     def per_image(self) -> Arrays:
-        """What this process has seen, in order: the cells that are not 0 of each picture's confusion matrix.
+        """What this process has seen, in order: what is not 0 of each picture's counts.
 
         Returns:
             pixels: (N,) int64, pixels that count.
-            cell/picture, cell/truth, cell/guess, cell/pixels: (M,), a row for each such cell.
+            cell/picture, cell/truth, cell/guess, cell/pixels: (M,), a row for each cell of the confusion matrices.
+            calibration: (N, BINS, 3) int64.
+            outline/picture, outline/class: (L,), and outline/counts: (L, 6), where outlines are counted.
         """
-        cells = [one.coalesce().indices()[0].numpy() for one in self._kept]
-        counts = [one.coalesce().values().numpy() for one in self._kept]
+        cells = [one.coalesce().indices()[0].numpy() for one, _, _ in self._kept]
+        counts = [one.coalesce().values().numpy() for one, _, _ in self._kept]
         cell = np.concatenate([np.zeros(0, np.int64), *cells])
+        outlines: Arrays = {}
+        if self.boundaries:
+            none = np.zeros((0, *self.outlines.shape), np.int64)
+            lines = np.concatenate([none, *(one[None].numpy() for _, _, one in self._kept)])
+            picture, label = lines.any(2).nonzero()
+            outlines = {"picture": picture, "class": label.astype(np.int32), "counts": lines[picture, label]}
         return {
             "pixels": np.array([own.sum() for own in counts], np.int64),
             "cell/picture": np.repeat(np.arange(len(cells)), [len(own) for own in cells]),
             "cell/truth": (cell // len(self.class_names)).astype(np.int32),
             "cell/guess": (cell % len(self.class_names)).astype(np.int32),
             "cell/pixels": np.concatenate([np.zeros(0, np.int64), *counts]),
+            "calibration": np.stack([np.zeros((BINS, 3), np.int64), *(one.numpy() for _, one, _ in self._kept)])[1:],
+            **{f"outline/{name}": values for name, values in outlines.items()},
         }
 
     def compute(self) -> dict[str, Tensor]:

@@ -12,9 +12,11 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from lit_vision.errors import UserError
+from lit_vision.metrics.boundaries import COUNTS
 from lit_vision.metrics.per_image import Arrays, pictures
 from lit_vision.metrics.ranking import Ranking, Rankings
-from lit_vision.ops.matching import MATCHED, MISSED
+from lit_vision.metrics.segmentation import SCALE
+from lit_vision.ops.matching import AREAS, MATCHED, MISSED
 
 Weights: TypeAlias = npt.NDArray[np.float64]  # (R, N), R multisets of N pictures
 Values: TypeAlias = npt.NDArray[np.float64]  # (R,)
@@ -72,6 +74,10 @@ def _multi_label(arrays: Arrays, name: str, k: int | None, classes: int) -> Weig
 
 
 def _segmentation(arrays: Arrays, name: str, k: int | None, classes: int) -> WeightedMetric:
+    if name == "ece":
+        return _calibration_error(arrays)
+    if name in OF_OUTLINES:
+        return _of_outlines(arrays, name, k, classes)
     picture, truth, guess = (arrays[f"cell/{part}"] for part in ("picture", "truth", "guess"))
     pixels, shape = arrays["cell/pixels"], (classes, len(arrays["pixels"]))
     right = _table(truth, picture, np.where(truth == guess, pixels, 0), shape)
@@ -91,16 +97,61 @@ def _segmentation(arrays: Arrays, name: str, k: int | None, classes: int) -> Wei
     return lambda weights: _mean(right @ weights.T, union @ weights.T, empty=0.0)
 
 
+def _calibration_error(arrays: Arrays) -> WeightedMetric:
+    counts = _there(arrays, "calibration", "ece").astype(np.float64)
+    flat = counts.reshape(len(counts), -1)
+
+    def value(weights: Weights) -> Values:
+        pixels, right, sure = (weights @ flat).reshape(len(weights), *counts.shape[1:]).transpose(2, 0, 1)
+        return _divided(np.abs(right - sure / SCALE).sum(1), pixels.sum(1))
+
+    return value
+
+
+def _of_outlines(arrays: Arrays, name: str, k: int | None, classes: int) -> WeightedMetric:
+    if "outline/counts" not in arrays:
+        raise UserError(f"--metric {name}: no outlines were kept; test once more with model.boundary_metrics: always")
+    rows, shape = (arrays["outline/class"], arrays["outline/picture"]), (classes, pictures(arrays))
+    tables = {part: _table(*rows, arrays["outline/counts"][:, column], shape) for column, part in enumerate(COUNTS)}
+    if name == "boundary_iou":
+        both, either = (tables[part] if k is None else tables[part][[k]] for part in ("both", "either"))
+        if k is not None:
+            return lambda weights: _divided(both @ weights.T, either @ weights.T)[0]
+        return lambda weights: _mean(both @ weights.T, either @ weights.T, empty=0.0)
+
+    def value(weights: Weights) -> Values:
+        sums = {part: table @ weights.T for part, table in tables.items()}
+        precision, recall = (_divided(sums[f"hit_{kind}"], sums[kind], 0.0) for kind in ("guess", "truth"))
+        f1 = _divided(2 * precision * recall, precision + recall, 0.0)
+        return _nanmean(np.where(sums["guess"] + sums["truth"] > 0, f1, np.nan), empty=0.0)
+
+    return value
+
+
+def _there(arrays: Arrays, part: str, name: str) -> Any:
+    """What a metric is made of, which evidence of earlier versions lacks."""
+    if part not in arrays:
+        raise UserError(f"--metric {name}: the evidence was written before there was such a metric: test once more")
+    return arrays[part]
+
+
 # --- objects ----------------------------------------------------------------------------------------------------
 def _detection(arrays: Arrays, name: str, k: int | None, classes: int) -> WeightedMetric:
+    size = name.removeprefix("map_")
+    if size in AREAS:
+        area = _there(arrays, "object/area", name)
+        own = (area >= AREAS[size][0]) & (area <= AREAS[size][1])
+        objects = {f"object/{part}": arrays[f"object/{part}"][own] for part in ("picture", "label")}
+        arrays = {**arrays, **objects, "prediction/outcome": arrays[f"prediction/outcome_{size}"]}
     rankings = Rankings.of_objects(arrays, range(classes) if k is None else [k], LEVELS[name])
     return lambda weights: _nanmean(rankings.average_precision(weights))
 
 
 def _instances(arrays: Arrays, name: str, k: int | None, classes: int) -> WeightedMetric:
     if name in LEVELS:
-        rankings = Rankings.of_objects(arrays, range(classes), LEVELS[name])
-        return lambda weights: _nanmean(rankings.average_precision(weights), empty=0.0)
+        rankings = Rankings.of_objects(arrays, range(classes) if k is None else [k], LEVELS[name])
+        empty = 0.0 if k is None else np.nan
+        return lambda weights: _nanmean(rankings.average_precision(weights), empty)
     if name in OF_IMAGES:
         return _of_images(arrays, name)
     picture, label = arrays["prediction/picture"], arrays["prediction/label"]
@@ -133,31 +184,33 @@ def _instances(arrays: Arrays, name: str, k: int | None, classes: int) -> Weight
 
 
 def _of_images(arrays: Arrays, name: str) -> WeightedMetric:
-    if "jaccard" not in arrays:
-        raise UserError(f"--metric {name}: the evidence was written before there was such a metric: test once more")
+    shared, joined = _there(arrays, "jaccard", name).T
     if name == "aji":
-        shared, joined = arrays["jaccard"].T
         return _ratio(shared / np.maximum(joined, 1), joined > 0, empty=0.0)
     return _ratio(arrays[name], np.bincount(arrays["object/picture"], minlength=pictures(arrays)), empty=0.0)
 
 
+OF_OUTLINES = ("boundary_iou", "boundary_f1")
 OF_IMAGES = ("aji", "merged", "split")
 F1_LEVELS = {"f1_50": 0, "f1_75": 5, "f1_90": 8}  # positions in ops.matching.THRESHOLDS
 Levels: TypeAlias = Sequence[int]
 LEVELS: Mapping[str, Levels] = {
-    **dict.fromkeys(("map", "ap"), tuple(range(10))),
+    **dict.fromkeys(("map", "ap", *(f"map_{size}" for size in AREAS)), tuple(range(10))),
     **dict.fromkeys(("map_50", "ap_50"), (0,)),
     **dict.fromkeys(("map_75", "ap_75"), (5,)),
 }
 METRICS: Mapping[str, tuple[Sequence[str], Sequence[str]]] = {  # of the whole, and of a class
     "classification": (("accuracy", "top5", "f1"), ("accuracy",)),
     "multi_label": (("map", "accuracy", "exact_match", "f1"), ("accuracy",)),
-    "segmentation": (("miou", "dice", "pixel_accuracy", "class_accuracy", "fw_iou"), ("iou",)),
+    "segmentation": (
+        ("miou", "dice", "pixel_accuracy", "class_accuracy", "fw_iou", "ece", *OF_OUTLINES),
+        ("iou", "boundary_iou"),
+    ),
     "instances": (
         ("ap", "ap_50", "ap_75", "f1_50", "f1_75", "f1_90", "pq", "sq", "rq", *OF_IMAGES, "count_error"),
-        (),
+        ("ap",),
     ),
-    "detection": (("map", "map_50", "map_75"), ("ap",)),
+    "detection": (("map", "map_50", "map_75", *(f"map_{size}" for size in AREAS)), ("ap",)),
 }
 KINDS: Mapping[str, Callable[[Arrays, str, int | None, int], WeightedMetric]] = {
     "classification": _classification,
@@ -166,7 +219,7 @@ KINDS: Mapping[str, Callable[[Arrays, str, int | None, int], WeightedMetric]] = 
     "instances": _instances,
     "detection": _detection,
 }
-LOWER_IS_BETTER = ("count_error", "merged", "split")
+LOWER_IS_BETTER = ("count_error", "ece", "merged", "split")
 
 
 # --- sums over pictures -----------------------------------------------------------------------------------------

@@ -41,8 +41,9 @@ def divide(
     Args:
         backbones: prefix of the parameters' names -> network.
         patterns: names of parameters or modules within the backbones, or regular expressions that match the beginning
-            of names; one stage each, nearest the head first. What two of them match belongs to the first. None: as
-            the networks are built.
+            of names; one stage each, nearest the head first. What two of them match belongs to the first. Of several
+            backbones, names that begin with a backbone's prefix, or part of it, mean that one alone. None: as the
+            networks are built.
         max_stages: neighbouring stages join until there are this many, in the way in which the sum of the squares of
             their numbers of parameters is least; of equal ways, in the one whose stages near the head are smallest.
         never: as patterns; what they match stays frozen.
@@ -59,7 +60,7 @@ def divide(
     frozen = {name for pattern in never for name in _meant("never", pattern, known)}
     if patterns is not None:
         stage_of = _by_patterns(patterns, known, frozen)
-        _check_complete(known, stage_of.keys() | frozen)
+        _check_complete(known, stage_of.keys() | frozen, backbones)
     names: list[list[str]] = [[] for _ in range(max(stage_of.values(), default=-1) + 1)]
     for name in named:
         if name in stage_of and name not in frozen:
@@ -109,13 +110,16 @@ def _as_built(
 def _known(
     backbones: Mapping[str, nn.Module], named: Mapping[str, nn.Parameter], staged: Collection[str]
 ) -> dict[str, list[str]]:
-    """Every name within a backbone, tied parameters having several -> the staged parameters that it stands for."""
+    """Every name within a backbone, tied parameters having several -> the staged parameters that it stands for.
+
+    Of several backbones the names with the prefix, too: else networks of one kind could only thaw together.
+    """
     names = {id(parameter): name for name, parameter in named.items() if name in staged}
     known: dict[str, list[str]] = {}
-    for backbone in backbones.values():
+    for prefix, backbone in backbones.items():
         for inner, parameter in backbone.named_parameters(remove_duplicate=False):
-            if id(parameter) in names:
-                known.setdefault(inner, []).append(names[id(parameter)])
+            for name in (inner, f"{prefix}.{inner}")[: len(backbones)] if id(parameter) in names else ():
+                known.setdefault(name, []).append(names[id(parameter)])
     return known
 
 
@@ -135,8 +139,10 @@ def _by_patterns(patterns: Sequence[str], known: Mapping[str, list[str]], frozen
     return stage_of
 
 
-def _check_complete(known: Mapping[str, list[str]], placed: Set[str]) -> None:
-    missing = [inner for inner, names in known.items() if not set(names) <= placed]
+def _check_complete(known: Mapping[str, list[str]], placed: Set[str], backbones: Collection[str]) -> None:
+    missing = [name for name, meant in known.items() if not set(meant) <= placed]
+    if len(backbones) > 1:
+        missing = [name for name in missing if name.startswith(tuple(f"{prefix}." for prefix in backbones))]
     if missing:
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise UserError(f"stages: no pattern matches {some}; add a pattern for them, or put them under never.")

@@ -10,6 +10,7 @@ from lit_vision.types import BoolArray, FloatArray, Int32Array, Int64Array
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # COCO's
 MISSED, MATCHED, IGNORED = 0, 1, 2
+AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}  # COCO's, pixels
 
 
 @dataclass(frozen=True)
@@ -164,21 +165,26 @@ def _coco_outcomes(
 
 
 def match_boxes(
-    predicted: npt.NDArray[np.floating], truth: npt.NDArray[np.floating], crowd: BoolArray
+    predicted: npt.NDArray[np.floating],
+    truth: npt.NDArray[np.floating],
+    crowd: BoolArray,
+    apart: BoolArray | None = None,
 ) -> npt.NDArray[np.int8]:
-    """Match the boxes of one image and class as COCO does, without a limit on sizes.
+    """Match the boxes of one image and class as COCO does, without a limit on the predictions' sizes.
 
     Args:
         predicted: (P, 4) xyxy, the highest score first.
         truth: (T, 4) xyxy.
         crowd: (T,); what is matched to a crowd counts neither way.
+        apart: (T,), objects of other sizes: what is matched to one, one each, counts neither way; None = none are.
 
     Returns:
         (P, 10) MISSED, MATCHED or IGNORED at each of THRESHOLDS.
     """
     outcomes = np.zeros((len(predicted), len(THRESHOLDS)), np.int8)
     ious = _box_ious(predicted.astype(np.float64), truth.astype(np.float64), crowd)
-    single, needed = ious[:, ~crowd], np.minimum(THRESHOLDS, 1 - 1e-10)
+    beside = crowd if apart is None else crowd | apart
+    single, needed = ious[:, ~beside], np.minimum(THRESHOLDS, 1 - 1e-10)
     free = np.ones((len(THRESHOLDS), single.shape[1]), bool)
     levels = np.arange(len(THRESHOLDS))
     for p in np.flatnonzero(single.max(1, initial=0) >= needed[0]).tolist():
@@ -187,8 +193,14 @@ def match_boxes(
         found = left[levels, best] >= needed
         free[levels[found], best[found]] = False
         outcomes[p, found] = MATCHED
-    in_crowd = ious[:, crowd].max(1, initial=0)[:, None] >= needed
-    outcomes[(outcomes == MISSED) & in_crowd] = IGNORED
+    free = np.ones((len(THRESHOLDS), int(beside.sum())), bool)
+    aside, again = ious[:, beside], crowd[beside]
+    for p in np.flatnonzero(aside.max(1, initial=0) >= needed[0]).tolist():
+        left = np.where(free | again, aside[p], -1)
+        best = left.shape[1] - 1 - left[:, ::-1].argmax(1)
+        found = (left[levels, best] >= needed) & (outcomes[p] == MISSED)
+        free[levels[found], best[found]] = False
+        outcomes[p, found] = IGNORED
     return outcomes
 
 

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from lit_vision.errors import UserError
 from lit_vision.losses.border import BorderLoss
-from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, SegmentationLoss, SumLoss
+from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, SegmentationLoss, SumLoss, check_loss
 from lit_vision.metrics.instances import InstanceMetrics
 from lit_vision.metrics.maps import MapIoU
 from lit_vision.networks.two_masks import second_arguments
@@ -130,7 +130,10 @@ class InstanceSegmenter(TwoMaskTask):
         if border_loss is not None and border_pixel_weight is not None:
             raise UserError("model.border_pixel_weight is of the default border_loss: set it there, or leave one out")
         self.border_loss = border_loss or BorderLoss(5.0 if border_pixel_weight is None else border_pixel_weight)
-        self.metrics = nn.ModuleDict({stage: InstanceMetrics(self.num_classes) for stage in ("val", "test")})
+        for name in ("loss", "border_loss"):
+            check_loss(name, getattr(self, name), automatic=False)
+        named = self.class_names if self.num_classes > 1 else None  # of one class it would be the same once more
+        self.metrics = nn.ModuleDict({stage: InstanceMetrics(self.num_classes, named) for stage in ("val", "test")})
         self.map_metrics = nn.ModuleDict({stage: MapIoU() for stage in ("val", "test")})
         if train == "pixels":
             self.monitor = "val/pixel_iou"

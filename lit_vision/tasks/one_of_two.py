@@ -9,6 +9,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
+from lit_vision.networks.backbones import preprocessing_of, timm_arguments
+from lit_vision.networks.preprocess import Preprocess
 from lit_vision.tasks.checkpoints import read_checkpoint
 
 NETWORKS = ("network", "border_network")
@@ -43,7 +45,7 @@ def take_weights(task: Any, path: str, fixed: nn.Module | None) -> str | None:
 
     Raises:
         UserError: the checkpoint is of another task, or knows other classes, or lacks what has to fit: the network that
-            will not train, or, where both will, at least one.
+            will not train, or, where both will, at least one; or its networks saw pixels of another mean and std.
     """
     file = Path(os.path.expandvars(path)).expanduser()
     checkpoint = read_checkpoint(file)
@@ -57,6 +59,7 @@ def take_weights(task: Any, path: str, fixed: nn.Module | None) -> str | None:
     needed = [name for name in NETWORKS if getattr(task, name) is fixed]
     if not taken or (needed == ["network"] and "network" not in taken):
         raise UserError(f"model.start_from {path} has other networks: give the decoder, encoder and _args of its run")
+    _check_pixels(task, path, taken, checkpoint["hyper_parameters"])
     rank_zero_info(f"weights of {' and '.join(taken)} from {path}")
     licence: str | None = facts.get("licence")
     return licence
@@ -70,6 +73,23 @@ def _take(network: nn.Module, name: str, state: dict[str, Tensor]) -> bool:
         return False
     network.load_state_dict(own)
     return True
+
+
+def _check_pixels(task: Any, path: str, taken: list[str], earlier: dict[str, Any]) -> None:
+    """Refuses weights of networks that saw otherwise normalised pixels: they load, and are wrong in silence."""
+    for name in taken:
+        border = name == "border_network" and not task.shared_encoder
+        own: Preprocess = task.border_preprocess if border else task.preprocess
+        prefix = "border_" if border else ""
+        encoder, _ = timm_arguments(earlier[f"{prefix}encoder"], earlier[f"{prefix}encoder_args"] or {})
+        expected = preprocessing_of(encoder, len(own.mean))
+        for key, by_encoder in (("mean", expected.mean), ("std", expected.std)):
+            theirs, ours = list(earlier[key] or by_encoder), list(getattr(own, key))
+            if len(theirs) != len(ours) or any(abs(a - b) > 1e-6 for a, b in zip(theirs, ours, strict=True)):
+                raise UserError(
+                    f"model.start_from {path} was trained on pixels of {key} {theirs}, but this run has {ours}: "
+                    f"set model.{key}: {theirs}"
+                )
 
 
 def own_rates(groups: list[dict[str, Any]], network: nn.Module, factor: float) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from lit_vision.losses.segmentation import (
     DiceLoss,
     SegmentationLoss,
     SumLoss,
+    check_loss,
     inverse_log_weights,
 )
 from lit_vision.metrics.segmentation import SegmentationMetrics
@@ -91,6 +92,7 @@ class SemanticSegmenter(VisionTask):
         expected = preprocessing_of(self.network.backbone, in_channels)
         self.preprocess = Preprocess(expected.mean if mean is None else mean, expected.std if std is None else std)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
+        check_loss("loss", self.loss, automatic=True)
         if boundary_metrics not in OUTLINED:
             raise UserError(f"model.boundary_metrics is {boundary_metrics!r}: give one of {', '.join(OUTLINED)}")
         self.metrics = nn.ModuleDict(

@@ -7,11 +7,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from lit_vision.data.augmentation import Augmentation
 from lit_vision.data.instances import InstanceDataModule
 from lit_vision.errors import UserError
+from lit_vision.metrics.instances import InstanceMetrics
 from lit_vision.ops.borders import gap_weights, object_radii, touching_border
+from lit_vision.ops.instances import split_instances
 from lit_vision.types import Int32Array
 
 
@@ -113,6 +116,24 @@ def test_pictures_without_objects_and_with_one_that_fills_them(tmp_path: Path) -
         assert not (sample["border"] == 1).any()
         assert (sample["border_weight"] == 1).all()
         assert len(sample["labels"]) == int(value > 0)
+
+
+def test_an_object_in_several_parts_is_one_without_a_border_between_them(tmp_path: Path) -> None:
+    labels = np.zeros((20, 40), np.int32)
+    labels[4:16, 4:12] = labels[4:16, 14:22] = 5  # a gap of two pixels, which between two objects is a border
+    labels[4:16, 24:32] = 9
+    sample = sample_of(write(tmp_path, labels), (20, 40), border_radius=2)
+    assert sample["instances"].max() == len(sample["labels"]) == 2
+    assert np.flatnonzero(sample["border"][10] == 1).tolist() == [22, 23]
+
+    truth, metric = torch.from_numpy(sample["instances"]), InstanceMetrics(1)
+    kinds = torch.zeros(2, dtype=torch.int64)
+    metric.update(0, truth, kinds, torch.ones(2), truth, kinds)
+    assert {name: float(metric.compute()[name]) for name in ("ap", "pq", "split")} == {"ap": 1, "pq": 1, "split": 0}
+    metric.reset()
+    parts = torch.from_numpy(split_instances(sample["instances"] > 0, sample["border"] == 1, 4))  # each one of its own
+    metric.update(0, parts, torch.zeros(3, dtype=torch.int64), torch.ones(3), truth, kinds)
+    assert float(metric.compute()["split"]) == 0.5
 
 
 def test_settings_out_of_range_are_named(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from lit_vision.losses.segmentation import (
     TverskyLoss,
     inverse_log_weights,
 )
+from lit_vision.tasks.instances import InstanceSegmenter
+from lit_vision.tasks.segmentation import SemanticSegmenter
 
 ALL = [
     CrossEntropyLoss(),
@@ -177,6 +179,21 @@ def test_tversky_by_hand_and_as_dice() -> None:
     assert float(TverskyLoss(0.5, 0.5)(logits, mask)) == pytest.approx(float(DiceLoss()(logits, mask)), rel=1e-5)
     with pytest.raises(UserError, match="not both 0"):
         TverskyLoss(0, 0)
+
+
+def test_what_no_batch_could_satisfy_is_refused_by_the_tasks() -> None:
+    within = SumLoss([DiceLoss(), CrossEntropyLoss(ignore_index=11)])
+    said = "CrossEntropyLoss has ignore_index 11, but data modules mark what is unknown by 255: leave it out"
+    with pytest.raises(UserError, match=rf"model\.loss: {said}"):
+        SemanticSegmenter(["a", "b"], encoder="resnet10t", loss=within)
+    with pytest.raises(UserError, match=rf"model\.border_loss: {said}"):
+        InstanceSegmenter(["a"], encoder="resnet10t", border_loss=within)
+    automatic = SumLoss([FocalLoss(class_weights="auto")])
+    with pytest.raises(
+        UserError, match=r"model\.loss: FocalLoss has class_weights: auto, which SemanticSegmenter alone"
+    ):
+        InstanceSegmenter(["a"], encoder="resnet10t", loss=automatic)
+    SemanticSegmenter(["a", "b"], encoder="resnet10t", loss=automatic)
 
 
 def test_automatic_weights_by_hand() -> None:

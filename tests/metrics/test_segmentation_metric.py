@@ -137,6 +137,33 @@ def test_confidences_that_are_not_numbers_do_not_stop_a_test() -> None:
     assert float(metric.compute()["ece"]) == 0.5  # nothing known of the first counts as no confidence at all
 
 
+def test_calibration_is_counted_where_only_deterministic_algorithms_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.bincount
+
+    def as_on_cuda(values: torch.Tensor, weights: torch.Tensor | None = None, minlength: int = 0) -> torch.Tensor:
+        if weights is not None:
+            raise RuntimeError("_bincount_cuda does not have a deterministic implementation")
+        return plain(values, minlength=minlength)
+
+    monkeypatch.setattr(torch, "bincount", as_on_cuda)
+    metric = SegmentationMetrics(NAMES)
+    metric.update(*drawn(2))
+    assert 0 < float(metric.compute()["ece"]) < 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_is_true_of_a_gpu() -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        metric, on_gpu = SegmentationMetrics(NAMES), SegmentationMetrics(NAMES).cuda()
+        metric.update(*drawn(3))
+        on_gpu.update(*(values.cuda() for values in drawn(3)))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(metric.calibration, on_gpu.calibration.cpu())
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_values_of_one_to_the_bit(tmp_path: Path) -> None:
     first, second = both_ranks(__file__, "share", tmp_path)

@@ -134,6 +134,19 @@ def test_patterns_are_stages_and_the_first_match_counts() -> None:
     assert_partition(whole(net=network), found, ["net"], {"net.fc.weight", "net.fc.bias"})
 
 
+def test_networks_of_one_kind_may_have_stages_of_their_own() -> None:
+    nets = {"one.model": chain(2, 2, 2), "other.model": chain(2, 2, 2)}
+    found = divide(nets, ["other", r"one\.model\.[12]", "0"])
+    named = {prefix: [f"{prefix}.{k}.weight" for k in range(3)] for prefix in nets}
+    assert found.names == [named["other.model"], named["one.model"][1:], named["one.model"][:1]]
+    assert divide(nets, ["2", "[01]"]).names[0] == ["one.model.2.weight", "other.model.2.weight"]
+    assert divide(nets, ["other"], never=["one"]).never == named["one.model"]
+    with pytest.raises(
+        UserError, match=r"no pattern matches one.model.0.weight, one.model.1.weight, one.model.2.weight;"
+    ):
+        divide(nets, ["other"])
+
+
 def test_a_module_of_this_name_comes_before_the_regular_expression() -> None:
     found = divide({"net": chain(*[2] * 12)}, ["1", "0|[2-9]", "10|11"])
     assert found.names[0] == ["net.1.weight"], "not 10 and 11, which it matches as an expression"

@@ -1,0 +1,56 @@
+"""Networks that go on from an earlier run, and that open apart from each other."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pairs import NAMES, TINY, data_module
+from quiet import quiet_trainer
+from torch.optim import AdamW
+
+from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
+from lit_vision.errors import UserError
+from lit_vision.tasks.instances import InstanceSegmenter
+
+FAST = partial(AdamW, lr=1e-2)
+
+
+def fit(task: InstanceSegmenter, root: Path, steps: int = 1, **settings: Any) -> Any:
+    trainer = quiet_trainer(max_steps=steps, check_val_every_n_epoch=10**6, limit_val_batches=0, **settings)
+    trainer.fit(task, data_module(root))
+    return trainer
+
+
+def test_pixels_that_are_normalised_otherwise_are_refused(root: Path, tmp_path: Path) -> None:
+    """The weights would load, and be wrong in silence."""
+    first = str(tmp_path / "first.ckpt")
+    fit(InstanceSegmenter(NAMES, optimizer=FAST, **TINY), root).save_checkpoint(first)
+    with pytest.raises(
+        UserError, match=r"first.ckpt was trained on pixels of mean \[0.485, 0.456, 0.406\], but this run"
+    ):
+        InstanceSegmenter(NAMES, train="border", start_from=first, mean=[0.5] * 3, **TINY)
+    with pytest.raises(
+        UserError, match=r"std \[0.229, .*\], but this run has \[0.25, 0.25, 0.25\]: set model.std: \[0.229"
+    ):
+        InstanceSegmenter(NAMES, start_from=first, std=[0.25] * 3, **TINY)
+    same = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    InstanceSegmenter(NAMES, start_from=first, **same, **TINY)
+
+    second = str(tmp_path / "second.ckpt")
+    fit(InstanceSegmenter(NAMES, optimizer=FAST, mean=[0.5] * 3, **TINY), root).save_checkpoint(second)
+    with pytest.raises(UserError, match=r"was trained on pixels of mean \[0.5, 0.5, 0.5\], but this run has \[0.485, "):
+        InstanceSegmenter(NAMES, start_from=second, shared_encoder=True, **TINY)
+    InstanceSegmenter(NAMES, start_from=second, mean=[0.5] * 3, **TINY)
+
+
+def test_networks_of_one_kind_open_apart(root: Path, tmp_path: Path) -> None:
+    task = InstanceSegmenter(NAMES, optimizer=FAST, **TINY)
+    before = {name: p.detach().clone() for name, p in task.named_parameters()}
+    thaw = ProgressiveUnfreezing(at=[1], unit="step", stages=["border_network", "network"])
+    fit(task, root, steps=2, callbacks=[thaw], default_root_dir=tmp_path)
+    moved = {name for name, p in task.named_parameters() if not torch.equal(before[name], p)}
+    pixels, border = ({name for name in moved if name.startswith(prefix)} for prefix in task.backbones)
+    assert border
+    assert not pixels
