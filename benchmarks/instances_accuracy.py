@@ -100,10 +100,11 @@ def task_of(options: argparse.Namespace) -> InstanceSegmenter:
     )
 
 
-def trainer_of(steps: int, watch: StopWatch) -> pl.Trainer:
+def trainer_of(steps: int, watch: StopWatch, precision: Any) -> pl.Trainer:
     return pl.Trainer(
         max_steps=steps,
         accelerator="cpu",
+        precision=precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -118,11 +119,11 @@ def trained(options: argparse.Namespace) -> tuple[InstanceSegmenter, dict[str, f
     """The networks after as many steps as the CPU seconds allow, a few steps of which were used to find out."""
     pl.seed_everything(options.seed, verbose=False)
     trial = StopWatch()
-    trainer_of(WARM, trial).fit(task_of(options), data_of(options))
+    trainer_of(WARM, trial, options.precision).fit(task_of(options), data_of(options))
     steps = max(round((options.seconds - sum(trial.steps)) / float(np.median(trial.steps[1:]))), 2)
     pl.seed_everything(options.seed, verbose=False)
     task, watch = task_of(options), StopWatch()
-    trainer_of(steps, watch).fit(task, data_of(options))
+    trainer_of(steps, watch, options.precision).fit(task, data_of(options))
     return task.eval(), {"steps": steps, "cpu_seconds": round(sum(trial.steps) + sum(watch.steps), 1)}
 
 
@@ -195,6 +196,7 @@ SETTINGS = (
     "crop",
     "batch",
     "lr",
+    "precision",
     "shared",
     "train",
     "radius",
@@ -218,6 +220,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--shared", action="store_true", help="one encoder for both decoders")
     parser.add_argument("--train", choices=["both", "pixels"], default="both")
+    parser.add_argument("--precision", default="32-true", help="of ours: bf16-mixed takes half the seconds of a step")
     parser.add_argument("--radius", default="auto", help="of the border: auto, or pixels")
     parser.add_argument("--gap_weight", type=float, default=0.0)
     parser.add_argument("--border_pixel_weight", type=float, default=5.0)
