@@ -191,8 +191,7 @@ class ClassificationDataModule(VisionDataModule):
     def make_dataset(self, **settings: Any) -> VisionDataset:
         """The pictures of a split with their labels."""
         crops = self.crops or ObjectCrops()
-        channels = {"in_channels": self.in_channels, "depth": self.depth}
+        settings |= {"index": self.index, "in_channels": self.in_channels, "depth": self.depth}
         # Evaluation goes through the files in order, and needs each for its own crops alone.
         cache = 0 if settings["seed"] is None else int(crops.cache_gib * 2**30)
-        kept = {"cache": cache, "workers": self.num_workers}
-        return ClassificationDataset(index=self.index, jitter=crops.jitter, **kept, **channels, **settings)
+        return ClassificationDataset(jitter=crops.jitter, cache=cache, workers=self.num_workers, **settings)
