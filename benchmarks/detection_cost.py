@@ -2,6 +2,10 @@
 
     python benchmarks/detection_cost.py [--size 416] [--batch 8] [--objects 1 10 100 500] [--classes 1 80 1000]
         [--laws darknet dense modern task_aligned simota] [--rounds 3]
+    python benchmarks/detection_cost.py --epochs 1000 10000 100000 [--laws dense task_aligned]
+
+With --epochs, what an epoch of so many boxes costs instead, ten in each image, 80 classes: assignment, loss and
+gradient of all its batches, and the mean average precision of as many detections.
 
 Milliseconds are CPU time of one thread, the least of the rounds; the peak is what the process grew by beyond the
 network's outputs (Linux, glibc). `outputs` is their size: their gradient alone, which nothing that trains them can do
@@ -23,11 +27,61 @@ REG_MAX = 16
 def main() -> None:
     """Prints the table."""
     options = _options()
+    if options.epochs:
+        show_epochs(options)
+        return
     print("| law | classes | objects an image | CPU ms | peak MB | outputs MB |\n| --- | --- | --- | --- | --- | --- |")
     for law, classes, objects in product(options.laws, options.classes, options.objects):
         found = measure(law, classes, objects, options.size, options.batch, options.rounds)
         numbers = f"{found['ms']:.0f} | {found['peak']:.0f} | {found['outputs']:.0f}"
         print(f"| {law} | {classes} | {objects} | {numbers} |", flush=True)
+
+
+def show_epochs(options: argparse.Namespace) -> None:
+    """Prints the table of epochs."""
+    print("| law | boxes an epoch | loss, CPU s | ms a 1,000 boxes | peak MB | mAP, CPU s | kept for it, MB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for law, boxes in product(options.laws, options.epochs):
+        found = epoch(law, boxes, options.size, options.batch)
+        numbers = f"{found['loss']:.1f} | {1e6 * found['loss'] / boxes:.0f} | {found['peak']:.0f}"
+        print(f"| {law} | {boxes} | {numbers} | {found['map']:.2f} | {found['kept']:.1f} |", flush=True)
+
+
+def epoch(law: str, count: int, size: int, batch: int, objects: int = 10, classes: int = 80) -> dict[str, float]:
+    """One epoch of `count` boxes: seconds and megabytes of its losses, and of its metric."""
+    import torch
+
+    from lit_vision.metrics.detection import STATES, MeanAveragePrecision
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    loss, network, channels = _law(law, classes)
+    shapes = [(batch, channels, size // stride, size // stride) for stride in STRIDES]
+    outputs = [(torch.randn(shape) - 2).to(memory_format=torch.channels_last).requires_grad_() for shape in shapes]
+    metric, steps = MeanAveragePrecision([str(k) for k in range(classes)]), -(-count // (objects * batch))
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, seconds = _memory("VmHWM"), {"loss": 0.0, "map": 0.0}
+    for step in range(steps):
+        boxes, labels = _objects(classes, objects, size, batch)
+        start = time.process_time()
+        crowd = [torch.zeros(len(own), dtype=torch.bool) for own in labels]
+        loss(outputs, network, boxes, labels, crowd).total.backward()
+        for output in outputs:
+            output.grad = None
+        middle = time.process_time()
+        found = [
+            {"boxes": own + 2, "labels": kinds, "scores": torch.rand(objects)}
+            for own, kinds in zip(boxes, labels, strict=True)
+        ]
+        metric.update(torch.arange(step * batch, (step + 1) * batch), found, boxes, labels)
+        seconds["loss"] += middle - start
+        seconds["map"] += time.process_time() - middle
+    peak, start = _memory("VmHWM") - before, time.process_time()
+    metric.compute()
+    seconds["map"] += time.process_time() - start
+    kept = sum(row.nbytes for name in STATES for row in getattr(metric, name)) / 2**20
+    return {**seconds, "peak": peak, "kept": kept}
 
 
 def measure(law: str, classes: int, objects: int, size: int, batch: int, rounds: int) -> dict[str, float]:
@@ -93,6 +147,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=416)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[], help="boxes of an epoch: the other table")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 10, 100, 500])
     parser.add_argument("--classes", type=int, nargs="+", default=[1, 80, 1000])

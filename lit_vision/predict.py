@@ -116,7 +116,8 @@ def load_for_prediction(ckpt_path: Path, threshold: float | str | None, changes:
         if threshold == "auto" and "objectness_threshold" not in known:
             raise UserError(f"--threshold auto has no meaning for this {kind}: give a number")
         changed[own[0]] = threshold
-        if "objectness_threshold" in known and threshold != "auto":  # the product of both is the score
+        # The product of both is the score; none follows the score's own.
+        if known.get("objectness_threshold") is not None and threshold != "auto":
             changed["objectness_threshold"] = min(float(threshold), known["objectness_threshold"])
     task = load_task(ckpt_path, **changed)
     if "task" not in task.data:

@@ -128,3 +128,4 @@ class Sample(TypedDict):
     boxes: NotRequired[Tensor]
     labels: NotRequired[Tensor]
     crowd: NotRequired[Tensor]
+    shown: NotRequired[Tensor]  # (M,) int64: of a mosaic or a blend, positions of all its pictures in the index

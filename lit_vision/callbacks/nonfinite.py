@@ -22,14 +22,14 @@ class _Step(NamedTuple):
     step: int  # optimizer steps, this one included
     epoch: int
     batch_idx: int
-    shown: Tensor | None  # positions of the pictures in the data set
+    shown: Tensor | list[Tensor] | None  # positions of the pictures in the data set; those of each sample of several
 
 
 class StopOnNonFinite(pl.Callback):
     """Stops training on all processes when the loss is NaN or infinite, or a checkpoint would hold such weights.
 
     <run folder>/nan_batch.json then lists the pictures of that batch, of each process that had such a loss. No
-    checkpoint is written after it: the last one is whole.
+    checkpoint is written after it: the last one is whole. Of mosaics and blends, all pictures are listed.
 
     Losses are kept as they are, where they are, and looked at every so many steps, since each look makes a GPU wait;
     besides before each validation and checkpoint. A single process on a CPU, where looking costs nothing, looks at
@@ -58,8 +58,8 @@ class StopOnNonFinite(pl.Callback):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):  # the step was skipped
             return
-        index = batch.get("index") if isinstance(batch, Mapping) else None
-        self._last = _Step(loss.detach(), trainer.global_step, trainer.current_epoch, batch_idx, index)
+        shown = batch.get("shown", batch.get("index")) if isinstance(batch, Mapping) else None
+        self._last = _Step(loss.detach(), trainer.global_step, trainer.current_epoch, batch_idx, shown)
         self._steps.append(self._last)
         free = trainer.world_size == 1 and loss.device.type == "cpu"
         if free or len(self._steps) >= self.every_n_steps:
@@ -119,7 +119,10 @@ class StopOnNonFinite(pl.Callback):
 
 
 def _indices(step: _Step) -> list[int]:
-    return [] if step.shown is None else [int(i) for i in step.shown.tolist() if i >= 0]  # below 0: fills up a share
+    shown = torch.cat(step.shown) if isinstance(step.shown, list) else step.shown
+    if shown is None:
+        return []
+    return list(dict.fromkeys(int(i) for i in shown.tolist() if i >= 0))  # below 0: fills up a share
 
 
 def _finite(state: Mapping[str, Any]) -> bool:

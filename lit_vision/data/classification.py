@@ -13,6 +13,7 @@ from lit_vision.data.crops import BACKGROUND, ObjectCrops, crop_names, crops_of,
 from lit_vision.data.dataset import VisionDataset
 from lit_vision.data.geometry import translation
 from lit_vision.data.index import Index
+from lit_vision.data.picture_store import SharedPictures
 from lit_vision.errors import DataError, UserError
 from lit_vision.types import Int64Array, Sample, UInt8Array
 
@@ -24,21 +25,41 @@ class ClassificationDataset(VisionDataset):
 
     Args:
         jitter: share by which boxes move in training, see `ObjectCrops`.
+        cache: bytes for decoded files of crops that stay in memory.
+        workers: loader processes, which share that memory.
         settings: those of `VisionDataset`.
     """
 
-    def __init__(self, *, jitter: float = 0.0, **settings: Any) -> None:
+    def __init__(self, *, jitter: float = 0.0, cache: int = 0, workers: int = 0, **settings: Any) -> None:
         super().__init__(**settings)
         self.jitter = jitter
-        self._last: tuple[str, UInt8Array] | None = None  # of crops, neighbours are often of one file
+        self._last: tuple[int, UInt8Array] | None = None  # of crops, neighbours are often of one file
+        self.store: SharedPictures | None = None
+        if self.index.boxes is not None:
+            # In a shuffled epoch a file's crops lie far apart, and each would decode the whole of it again.
+            self._places, first = self._files_of_crops()
+            shapes = np.insert(self.index.sizes[first].astype(np.int64), 2, self.in_channels, axis=1)
+            self.store = SharedPictures(shapes, cache, workers)
+
+    def _files_of_crops(self) -> tuple[Int64Array, Int64Array]:
+        """The place of each crop's file among the split's files (-1 in other splits), and a crop of each file."""
+        places, first = np.full(len(self.index), -1, np.int64), []
+        before = None
+        for i in self.positions.tolist():  # the crops of a file follow each other
+            file = self.index.files.raw(i)
+            if file != before:
+                first.append(i)
+            places[i], before = len(first) - 1, file
+        return places, np.array(first, np.int64)
 
     def read(self, i: int) -> UInt8Array:
-        """(H, W, C): the file of picture i of the index."""
-        if self.index.boxes is None:
+        """(H, W, C): the file of picture i of the index, of crops not to be written to."""
+        if self.store is None:
             return super().read(i)
-        file = self.index.files.text(i)
-        if self._last is None or self._last[0] != file:
-            self._last = (file, super().read(i))
+        place = int(self._places[i])
+        if self._last is None or self._last[0] != place:
+            read = super().read
+            self._last = (place, self.store.get(place, lambda _: (read(i), 1))[0])
         return self._last[1]
 
     def labelled(self, i: int, image: UInt8Array, rng: np.random.Generator | None) -> Sample:
@@ -169,6 +190,8 @@ class ClassificationDataModule(VisionDataModule):
 
     def make_dataset(self, **settings: Any) -> VisionDataset:
         """The pictures of a split with their labels."""
-        jitter = (self.crops or ObjectCrops()).jitter
-        channels = {"in_channels": self.in_channels, "depth": self.depth}
-        return ClassificationDataset(index=self.index, jitter=jitter, **channels, **settings)
+        crops = self.crops or ObjectCrops()
+        settings |= {"index": self.index, "in_channels": self.in_channels, "depth": self.depth}
+        # Evaluation goes through the files in order, and needs each for its own crops alone.
+        cache = 0 if settings["seed"] is None else int(crops.cache_gib * 2**30)
+        return ClassificationDataset(jitter=crops.jitter, cache=cache, workers=self.num_workers, **settings)

@@ -9,9 +9,9 @@ import torch
 from lit_vision.data.decode import read_size
 from lit_vision.data.index import Index
 from lit_vision.data.warp import FILL
-from lit_vision.errors import UserError
+from lit_vision.errors import DataError, UserError
 from lit_vision.ops.boxes import covered, iou
-from lit_vision.types import BoolArray, FloatArray, UInt8Array
+from lit_vision.types import SPLITS, BoolArray, FloatArray, UInt8Array
 
 BACKGROUND = "background"
 TRIES = 20  # boxes drawn for each one that is wanted
@@ -28,6 +28,8 @@ class ObjectCrops:
         margin: what is added to a box on each side, as a share of its width or height.
         jitter: in training, boxes move by up to this share of their sides, and are larger or smaller by up to as much,
             with what truly surrounds them; 0.1 is what windows of a sliding detector miss an object by.
+        cache_gib: GiB of decoded training pictures that stay in memory, per process and shared by its workers. Those
+            beyond it are decoded anew for each of their crops.
 
     Raises:
         UserError: a value is out of range.
@@ -37,6 +39,7 @@ class ObjectCrops:
     background_iou: float = 0.3
     margin: float = 0.0
     jitter: float = 0.0
+    cache_gib: float = 1.0
 
     def __post_init__(self) -> None:
         if self.background < 0 or not 0 < self.background_iou <= 1:
@@ -48,6 +51,8 @@ class ObjectCrops:
             raise UserError(
                 f"data.crops: margin is {self.margin} and jitter {self.jitter}; give 0 to 4, and 0 to below 0.5"
             )
+        if self.cache_gib < 0:
+            raise UserError(f"data.crops: cache_gib is {self.cache_gib}; give 0 or more")
 
 
 def crops_of(index: Index, crops: ObjectCrops, seed: int) -> Index:
@@ -63,6 +68,7 @@ def crops_of(index: Index, crops: ObjectCrops, seed: int) -> Index:
 
     Raises:
         UserError: the data set has a class "background" already.
+        DataError: no crop comes of the training or of the validation split.
     """
     if crops.background and BACKGROUND in index.class_names:
         raise UserError(f"{index.root} has a class {BACKGROUND} of its own: set data.crops.background to 0")
@@ -74,6 +80,11 @@ def crops_of(index: Index, crops: ObjectCrops, seed: int) -> Index:
             labels.append(label)
             boxes.append(box)
     source = np.array(owners, np.int64)
+    kept = set(index.splits[source].tolist())
+    if gone := [name for k, name in enumerate(SPLITS[:2]) if (index.splits == k).any() and k not in kept]:
+        mend = "set data.crops.background, or draw the splits anew (val_fraction, seed)."
+        where = " and the ".join(gone)
+        raise DataError([f"{index.root}: pictures of the {where} split show no object to be cut out: {mend}"])
     names = (*index.class_names, BACKGROUND) if crops.background else index.class_names
     empty = int(sum(label == len(index.class_names) for label in labels))
     note = f"{len(labels) - empty} crops of objects and {empty} of background from {len(set(owners))} pictures."

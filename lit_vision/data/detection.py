@@ -15,13 +15,13 @@ from lit_vision.data.base import VisionDataModule
 from lit_vision.data.dataset import NATIVE_MULTIPLE, VisionDataset
 from lit_vision.data.detection_dataset import DetectionDataset
 from lit_vision.data.detection_training import TrainingDataset, picture_size
-from lit_vision.data.geometry import Size, fitted_size
+from lit_vision.data.geometry import Size, fit_frame, fitted_size
 from lit_vision.data.sampler import EpochSampler
 from lit_vision.data.sampling import ShapeSampler, TurnSampler, repeat_factors
 from lit_vision.data.scales import closing_epochs, planned_epochs, training_sizes
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
-from lit_vision.types import FloatArray, Sample
+from lit_vision.types import Sample
 
 
 class DetectionDataModule(VisionDataModule):
@@ -46,7 +46,7 @@ class DetectionDataModule(VisionDataModule):
     """
 
     task: ClassVar[Any] = "detection"
-    listed = ("boxes", "labels", "crowd")
+    listed = ("boxes", "labels", "crowd", "shown")
     mixes = True
 
     def __init__(
@@ -150,16 +150,6 @@ class DetectionDataModule(VisionDataModule):
             boxes = index.boxes[own] if index.crowd is None else index.boxes[own][~index.crowd[own]]
             if len(boxes):
                 height, width = picture_size(index, i)
-                sizes.append((boxes[:, 2:] - boxes[:, :2]) * self._scale(height, width))
+                frame = fit_frame(self.fit, (height, width), self.image_size)
+                sizes.append((boxes[:, 2:] - boxes[:, :2]) * frame[[0, 1], [0, 1]])
         return torch.from_numpy(np.concatenate(sizes)).float() if sizes else torch.zeros(0, 2)
-
-    def _scale(self, height: int, width: int) -> FloatArray:
-        """Factors on x and y from an original's pixels to the network's."""
-        down, across = self.image_size[0] / height, self.image_size[1] / width
-        factors = {
-            "letterbox": (min(down, across), min(down, across)),
-            "stretch": (across, down),
-            "crop": (max(down, across), max(down, across)),
-            "native": (1.0, 1.0),
-        }
-        return np.asarray(factors[self.fit], np.float32)

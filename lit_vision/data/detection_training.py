@@ -68,17 +68,22 @@ class TrainingDataset(DetectionDataset):
         closed = self.closing_epoch is not None and turn.epoch >= self.closing_epoch
         mosaic, mixup = (0.0, 0.0) if augmentation is None or closed else (augmentation.mosaic, augmentation.mixup)
 
+        shown: list[int] = []
+
         def draw(position: int) -> tuple[Picture, Any, Size]:
             group = [position]
             if mosaic and rng.random() < mosaic:
                 group += self._partners(position, QUADRANTS - 1, batch, rng)
+            shown.extend(group)
             pictures = [self._picture(one) for one in group]
             return *compose(pictures, self.transform, size, rng), pictures[0].size
 
         picture, frame, original = draw(turn.position)
         if mixup and rng.random() < mixup:
             picture = blend(picture, draw(self._partners(turn.position, 1, batch, rng)[0])[0], rng)
-        return self._finish(i, picture, frame, original, rng)
+        sample = self._finish(i, picture, frame, original, rng)
+        sample["shown"] = torch.from_numpy(self.positions[list(dict.fromkeys(shown))].astype(np.int64))
+        return sample
 
     def _partners(self, position: int, count: int, batch: Sequence[int], rng: np.random.Generator) -> list[int]:
         """Positions of other pictures, each a different one where there are enough."""

@@ -38,7 +38,7 @@ class AnchorFreeLoss(DetectionLoss):
     quality as their class probability; all others to no class. The box term is the complete IoU loss (Zheng et al.
     2020, arXiv:1911.08287), weighted by the quality; the distribution term (Li et al. 2020, arXiv:2006.04388, section
     3.2, "distribution focal loss") is the cross-entropy of each side's distribution to the two whole distances about
-    the true one. All terms are divided by the sum of the batch's qualities, at least 1.
+    the true one. All terms are divided by the sum of the batch's qualities (of all processes), at least 1.
 
     Crowd regions are neither objects nor background: points whose boxes lie in one by more than `ignore_threshold`
     have no class term.
@@ -123,7 +123,7 @@ class AnchorFreeLoss(DetectionLoss):
         box, distribution = self._box_terms(raw, points, truths.boxes, targets, reg_max)
         where = (targets.image, targets.place, truths.labels[targets.truth])
         classes = sparse_class_term(logits, counted, *where, targets.quality, targets.chosen, self.gamma)
-        divisor = targets.quality.sum().clamp(min=1)
+        divisor = self.shared(targets.quality.sum())
         terms = zip(self.gains, (box, distribution, classes), strict=True)
         box, distribution, classes = (gain * term / divisor for gain, term in terms)
         return AnchorFreeLossTerms(box + distribution + classes, box, distribution, classes)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lit_vision.errors import UserError
 from lit_vision.networks.yolo_network import HeadKind
@@ -29,6 +29,19 @@ class DetectionLoss(nn.Module):
             if value is not None and not least <= value <= most:
                 wanted = f"at least {least}" if most == inf else f"{least} to {most}"
                 raise UserError(f"{type(self).__name__}: {name} is {value}; give {wanted}")
+
+    def shared(self, divisor: Tensor) -> Tensor:
+        """A divisor that counts what the images of this process hold, at least 1, so that processes agree on it.
+
+        In a training on several processes it is the mean of theirs: the mean of their gradients is then that of one
+        process with all their images. Each by its own would let the few objects of one process weigh as much as the
+        many of another. In evaluation it stays this process's: another one may have no batch, and never answer.
+        """
+        if not (self.training and distributed.is_available() and distributed.is_initialized()):
+            return divisor.clamp(min=1)
+        total = divisor.detach().clone()
+        distributed.all_reduce(total)
+        return total.clamp(min=1) / distributed.get_world_size()
 
     def check(self, network: Any) -> None:
         """Raises a UserError if the network's head cannot be trained with these settings."""

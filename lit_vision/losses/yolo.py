@@ -91,7 +91,7 @@ class YOLOLoss(DetectionLoss):
             et al. 2020, arXiv:2006.04388); 0: all alike.
         label_smoothing: classes are trained to 1 - label_smoothing / 2 and label_smoothing / 2.
         reduction: "image" divides the sums by the number of images, so that an image counts the same in any batch;
-            "positives" by the number of trained slots, at least 1.
+            "positives" by the number of trained slots (of all processes), at least 1.
 
     Shape:
         outputs: S tensors (B, A * (5 + C), H / stride, W / stride), coarsest first; see `lit_vision.networks.yolo`.
@@ -170,7 +170,9 @@ class YOLOLoss(DetectionLoss):
             _objectness_term(flat[..., 4], slots, target, ignored, self.focal_gamma),
             F.binary_cross_entropy_with_logits(trained[:, 5:], classes, reduction="sum"),
         )
-        divisor = len(boxes) if self.reduction == "image" else max(len(slots.image), 1)
+        divisor: float | Tensor = len(boxes)
+        if self.reduction == "positives":
+            divisor = self.shared(flat.new_tensor(float(len(slots.image))))
         box, objectness, classes = (gain * term / divisor for gain, term in zip(self.gains, terms, strict=True))
         return YOLOLossTerms(box + objectness + classes, box, objectness, classes)
 

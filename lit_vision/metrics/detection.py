@@ -111,7 +111,9 @@ class MeanAveragePrecision(Metric):
             "truth_area": torch.cat(list(area)),
         }
         for name, (_, dtype) in STATES.items():
-            getattr(self, name).append(columns[name].detach().to(self.device, dtype))
+            rows = getattr(self, name)
+            rows.append(columns[name].detach().to(self.device, dtype))
+            _join_last(rows)
 
     def per_image(self) -> Arrays:
         """What this process has seen, image by image in the order of their indices, matched as COCO does.
@@ -181,6 +183,16 @@ def _places(arrays: Arrays, index: Int64Array) -> dict[str, Int64Array]:
 def _order(arrays: Arrays, places: Mapping[str, Int64Array]) -> Int64Array:
     """The predictions by picture, then class, then falling score."""
     return np.lexsort((-arrays["predicted_scores"], arrays["predicted_labels"], places["predicted"]))
+
+
+def _join_last(rows: list[Tensor]) -> None:
+    """Joins the last tensors until each is twice as long as the next: few stay, and few copies of a row are made.
+
+    Thousands of small ones, each between a network's large ones, would keep a CPU's memory from being used again.
+    """
+    while len(rows) > 1 and len(rows[-2]) <= 2 * len(rows[-1]):
+        last = rows.pop()
+        rows[-1] = torch.cat([rows[-1], last])
 
 
 def _once(state: Arrays) -> Arrays:

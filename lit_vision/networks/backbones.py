@@ -9,11 +9,14 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from lit_vision.errors import UserError
+from lit_vision.networks.darknet_file import is_darknet_file
+from lit_vision.networks.darknet_weights import load_backbone
 from lit_vision.networks.new_head import draw_new_head, last_layers
 from lit_vision.networks.torchvision_names import (
     check_torchvision,
@@ -83,8 +86,10 @@ def create_classifier(
         num_classes: outputs of the last layer; 0 leaves it out.
         in_channels: channels of the image; the first convolution of given weights is adapted as timm does.
         pretrained: download the weights of `name`.
-        weights: file of weights instead, see `load_weights`; a last layer of another size is newly drawn.
-        backbone_args: the library's own of the network, as `drop_rate: 0.2`, `drop_path_rate`, `act_layer: relu6`.
+        weights: file of weights instead, see `load_weights`; a last layer of another size is newly drawn. Or Darknet's,
+            see `darknet_weights.load_backbone`.
+        backbone_args: the library's own of the network, as `drop_rate: 0.2`, `drop_path_rate`, `act_layer: relu6`; and
+            `slope` of a leaky ReLU.
 
     Raises:
         UserError: for an unknown name or argument, or weights that cannot be had or do not fit.
@@ -160,7 +165,9 @@ def _create(name: str, pretrained: bool, weights: str | None, args: Mapping[str,
     except Exception as error:  # timm's builders and the hub's clients raise errors of every kind
         raise UserError(_explain(name, pretrained, args, error)) from error
     drawn = last_layers(network)
-    if weights is not None:
+    if is_darknet_file(weights):
+        load_backbone(network, weights)
+    elif weights is not None:
         load_weights(network, weights, called)
     if pretrained or weights is not None:
         draw_new_head(network, None if pretrained else drawn)
@@ -186,11 +193,19 @@ def _widened(name: str, args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _with_layers(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Layers named by strings, as a YAML gives them, become classes: some networks of timm take only those."""
+    """Layers named by strings, as a YAML gives them, become classes: some networks of timm take only those.
+
+    A slope becomes a leaky ReLU of that slope. timm's own darknet53 has 0.01.
+    """
     from timm.layers.create_act import get_act_layer
     from timm.layers.create_norm import get_norm_layer
 
     found = dict(args)
+    if "slope" in found:
+        slope = found.pop("slope")
+        if isinstance(slope, bool) or not isinstance(slope, int | float):
+            raise UserError(f"backbone_args: slope is {slope!r}; give a number, such as 0.1")
+        found["act_layer"] = partial(nn.LeakyReLU, negative_slope=float(slope))
     for key, look_up in (("act_layer", get_act_layer), ("norm_layer", get_norm_layer)):
         if isinstance(found.get(key), str):
             try:

@@ -39,9 +39,11 @@ class DarknetYOLO(nn.Module):
         scale_x_y: of the outputs, see `ops.grid.decode`.
         ignore_threshold: of the .cfg, for the loss; where scales differ, the largest.
         anchors: a buffer (S, A, 2), pixels of the network input, so that it travels in the checkpoint.
+        heads_read: whether the heads are those of a file of weights, which learnt with its own anchors.
     """
 
     anchors: Tensor
+    heads_read = False
 
     def __init__(
         self, config: DarknetConfig, bn_eps: float = BN_EPS, anchors: Sequence[Sequence[float]] | None = None

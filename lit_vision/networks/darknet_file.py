@@ -8,17 +8,19 @@ Source: https://github.com/pjreddie/darknet (`parser.c`).
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from lit_vision.errors import UserError
-from lit_vision.networks.darknet_cfg import DarknetConfig
+from lit_vision.networks.darknet_cfg import DarknetConfig, backbone_length
 from lit_vision.networks.darknet_kinds import Convolution
 
 _NAME = re.compile(r"\.(weights|conv\.\d+)$")  # darknet53.conv.74 is the beginning of a network, so many layers
+IMAGENET = 1000  # classes of the classifiers that Darknet's backbones were trained as
 Floats = npt.NDArray[np.float32]
 
 
@@ -43,7 +45,7 @@ class Shape(NamedTuple):
         return self.weight[0] * (4 if self.normalised else 1) + int(np.prod(self.weight))
 
 
-def is_darknet_file(weights: str | Path | None) -> bool:
+def is_darknet_file(weights: str | Path | None) -> TypeGuard[str | Path]:
     """Whether a file of weights is Darknet's, by its name."""
     return weights is not None and _NAME.search(str(weights)) is not None
 
@@ -82,11 +84,20 @@ def layout(config: DarknetConfig) -> list[Shape]:
     ]
 
 
+def is_classifier(backbone: Sequence[Shape], total: int) -> bool:
+    """Whether `total` numbers are a backbone's convolutions and the last layer of an ImageNet classifier over them.
+
+    That is a 1 x 1 convolution with biases: darknet53.weights is darknet53.conv.74 and such a layer.
+    """
+    return total == sum(shape.floats for shape in backbone) + IMAGENET * (backbone[-1].weight[0] + 1)
+
+
 def recognise(config: DarknetConfig, total: int, file: str | Path) -> tuple[DarknetConfig, int]:
     """The network that a file of so many numbers is of, and how many of its convolutions are in it.
 
     Args:
         config: the network wanted; the file may have another number of classes, or the channels that the .cfg names.
+            Of an ImageNet classifier over the same backbone, only that is.
         total: numbers in the file.
         file: for errors.
 
@@ -104,9 +115,17 @@ def recognise(config: DarknetConfig, total: int, file: str | Path) -> tuple[Dark
                 return candidate, len(sums)
             for count, end in enumerate(sums[:-1], start=1):
                 ends.setdefault(end, (candidate, count))
+            backbone = layout(candidate)[: backbone_convolutions(candidate)]
+            if is_classifier(backbone, total):
+                ends.setdefault(total, (candidate, len(backbone)))
     if total in ends:
         return ends[total]
     raise UserError(_misfit(config, total, file))
+
+
+def backbone_convolutions(config: DarknetConfig) -> int:
+    """How many of the convolutions are the backbone's."""
+    return sum(isinstance(layer.kind, Convolution) for layer in config.layers[: backbone_length(config.layers)])
 
 
 def _as_written(config: DarknetConfig) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,31 @@ from torch import Tensor, nn
 
 from lit_vision.errors import UserError
 from lit_vision.networks.darknet import DarknetYOLO
-from lit_vision.networks.darknet_cfg import DarknetConfig
-from lit_vision.networks.darknet_file import Floats, Shape, layout, open_weights, recognise, solved_classes
+from lit_vision.networks.darknet_cfg import DarknetConfig, find_config
+from lit_vision.networks.darknet_file import (
+    Floats,
+    Shape,
+    backbone_convolutions,
+    is_classifier,
+    is_darknet_file,
+    layout,
+    open_weights,
+    recognise,
+    solved_classes,
+)
+from lit_vision.networks.yolo_layers import SLOPE
 
 log = logging.getLogger(__name__)
 
 VERSION = (0, 2, 5)
+_LEFT_OUT = "its last layer, of an ImageNet classifier, is left out"
 
 
 def load_weights(network: DarknetYOLO, file: str | Path) -> list[str]:
     """Reads a whole .weights file, or one that ends after any convolution, such as darknet53.conv.74.
 
-    Heads that were trained for another number of classes stay newly drawn; a first convolution of other channels is
-    adapted as timm does.
+    Of an ImageNet classifier's file, such as darknet53.weights, the backbone is read. Heads that were trained for
+    another number of classes stay newly drawn; a first convolution of other channels is adapted as timm does.
 
     Returns:
         What was loaded and what was not, a sentence each; they are logged too.
@@ -41,7 +53,10 @@ def load_weights(network: DarknetYOLO, file: str | Path) -> list[str]:
         if number not in left_out:
             _fill(shape, floats[offset : offset + shape.floats], conv, norm)
         offset += shape.floats
+    network.heads_read = count == len(shapes) and not left_out
     notes = [_loaded(file, count, len(shapes))]
+    if offset < floats.size:
+        notes.append(f"{file}: {_LEFT_OUT}")
     if left_out and count == len(shapes):
         notes.append(f"{file}: its heads are of {written.classes} classes, not {config.classes}; new ones are drawn")
     if written.channels != config.channels:
@@ -114,15 +129,23 @@ def write_weights(network: DarknetYOLO, file: str | Path, seen: int = 0) -> Path
 
 
 # --- the same files into backbones of timm -------------------------------------------------------------------------
-def load_backbone(backbone: nn.Module, file: str | Path, wholes: Sequence[DarknetConfig]) -> list[str]:
+def plain_backbone_args(backbone_args: Mapping[str, Any] | None, weights: str | None) -> dict[str, Any] | None:
+    """The arguments with the slope of Darknet's leaky ReLU, 0.1, where a .weights file is read and none is given."""
+    given = dict(backbone_args or {})
+    return {"slope": SLOPE, **given} if is_darknet_file(weights) else given or None
+
+
+def load_backbone(backbone: nn.Module, file: str | Path, wholes: Sequence[DarknetConfig] | None = None) -> list[str]:
     """Reads the beginning of a .weights file into convolutions in the order of the modules, each with its norm.
 
     A first convolution of other channels is adapted as timm does.
 
     Args:
         backbone: such as timm's darknet53, whose order is Darknet's.
-        file: as many numbers as the backbone takes (darknet53.conv.74), or a whole file of one of `wholes`.
-        wholes: networks of which some begin with this backbone; the file may be of any number of classes.
+        file: as many numbers as the backbone takes (darknet53.conv.74), an ImageNet classifier's (darknet53.weights),
+            or a whole file of one of `wholes`.
+        wholes: networks of which some begin with this backbone; the file may be of any number of classes, and end after
+            any convolution behind the backbone. None: yolov3 and yolov3-spp.
 
     Raises:
         UserError: numbers are missing, or left over in another way.
@@ -130,35 +153,42 @@ def load_backbone(backbone: nn.Module, file: str | Path, wholes: Sequence[Darkne
     _, floats = open_weights(file)
     pairs = _pairs(backbone.modules())
     own = [Shape(_four(conv.weight.shape), norm is not None) for conv, norm in pairs]
-    shapes, whole = _shapes_in_file(own, floats.size, wholes)
+    if wholes is None:
+        wholes = [find_config(name) for name in ("yolov3", "yolov3-spp")]
+    shapes, known = _shapes_in_file(own, floats.size, wholes)
     needed = sum(shape.floats for shape in shapes)
     left = floats.size - needed
-    if left < 0 or (left and not whole):
+    if left < 0 or (left and not known):
         wrong = f"{-left} are missing" if left < 0 else f"{left} are left over, and it is no whole file that we know"
         raise UserError(
             f"weights: {file} has {floats.size} numbers, but the backbone takes {needed}: {wrong}; give "
-            "darknet53.conv.74 or yolov3.weights with backbone: darknet53, or the file's own .cfg as architecture"
+            "darknet53.conv.74, darknet53.weights or yolov3.weights with backbone: darknet53, or a YOLODetector the "
+            "file's own .cfg as architecture"
         )
     offset = 0
     for shape, (conv, norm) in zip(shapes, pairs, strict=True):
         _fill(shape, floats[offset : offset + shape.floats], conv, norm)
         offset += shape.floats
     rest = f"; {left} numbers behind the backbone are left out" if left else ""
+    if is_classifier(shapes, floats.size):
+        rest = f"; {_LEFT_OUT}"
     return _said([f"{file}: {len(pairs)} convolutions of the backbone are read{rest}"])
 
 
 def _shapes_in_file(own: list[Shape], total: int, wholes: Sequence[DarknetConfig]) -> tuple[list[Shape], bool]:
-    """The backbone's convolutions as the file has them, and whether it is a whole file of one of `wholes`.
+    """The backbone's convolutions as the file has them, and whether it is known what may stand behind them.
 
     The file's first convolution may take pictures of other channels: those of the .cfg.
     """
     for config in wholes:
-        begin = layout(config)[: len(own)]
-        if begin[1:] == own[1:]:
-            whole = bool(solved_classes(config, config.channels, total))
-            if whole or total == sum(shape.floats for shape in begin):
-                return begin, whole
-    return own, False
+        every = layout(config)
+        if every[1 : len(own)] != own[1:]:
+            continue
+        ends = np.cumsum([shape.floats for shape in every])[len(own) - 1 :]
+        classifier = is_classifier(every[: backbone_convolutions(config)], total)
+        if total in ends or classifier or solved_classes(config, config.channels, total):
+            return every[: len(own)], True
+    return own, is_classifier(own, total)
 
 
 def _pairs(modules: Iterable[nn.Module]) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:

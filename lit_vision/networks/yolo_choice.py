@@ -1,7 +1,6 @@
 """A YOLO network from what a user names: an architecture, or a backbone."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
@@ -11,10 +10,9 @@ from lit_vision.networks.anchor_free import AnchorFreeYOLO
 from lit_vision.networks.darknet import DarknetYOLO, create_darknet
 from lit_vision.networks.darknet_cfg import BUILT_IN, find_config
 from lit_vision.networks.darknet_file import is_darknet_file
-from lit_vision.networks.darknet_weights import load_backbone, load_weights
+from lit_vision.networks.darknet_weights import load_weights, plain_backbone_args
 from lit_vision.networks.yolo import YOLO
 from lit_vision.networks.yolo_build import yolo
-from lit_vision.networks.yolo_layers import SLOPE
 from lit_vision.networks.yolo_network import HeadKind, Neck
 from lit_vision.ops.anchors import PAPER_ANCHORS, TINY_ANCHORS, Anchors
 
@@ -76,15 +74,13 @@ def create_yolo(
         if head == "anchor_free"
         else choose_anchors("paper" if anchors is None else anchors, len(strides))
     )
-    timm_weights, args = None if is_darknet_file(weights) else weights, plain_backbone_args(backbone_args, weights)
     shape = (num_classes, in_channels, chosen, strides, width)
-    net = yolo(backbone, *shape, pretrained, timm_weights, _with_slope(args), neck, head, head_args)
+    args = plain_backbone_args(backbone_args, weights)
+    net = yolo(backbone, *shape, pretrained, weights, args, neck, head, head_args)
     if bn_eps is not None:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = bn_eps
-    if weights is not None and timm_weights is None:
-        load_backbone(net.backbone, weights, [find_config(name) for name in ("yolov3", "yolov3-spp")])
     return net
 
 
@@ -93,23 +89,6 @@ def plain_architecture(architecture: str | None, backbone: str | None) -> str | 
     if architecture is None or architecture in BUILT_IN or backbone is not None:
         return architecture
     return find_config(architecture).text
-
-
-def plain_backbone_args(backbone_args: Mapping[str, Any] | None, weights: str | None) -> dict[str, Any] | None:
-    """The arguments with the slope of Darknet's leaky ReLU, 0.1, where a .weights file is read and none is given."""
-    given = dict(backbone_args or {})
-    return {"slope": SLOPE, **given} if is_darknet_file(weights) else given or None
-
-
-def _with_slope(backbone_args: Mapping[str, Any] | None) -> dict[str, Any]:
-    """timm's arguments: a slope becomes a leaky ReLU of that slope. timm's own darknet53 has 0.01."""
-    args = dict(backbone_args or {})
-    if "slope" in args:
-        slope = args.pop("slope")
-        if isinstance(slope, bool) or not isinstance(slope, int | float):
-            raise UserError(f"backbone_args: slope is {slope!r}; give a number, such as 0.1")
-        args["act_layer"] = partial(nn.LeakyReLU, negative_slope=float(slope))
-    return args
 
 
 def _refuse_values(head: HeadKind, anchors: AnchorChoice | None, bn_eps: float | None) -> None:

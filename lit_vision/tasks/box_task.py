@@ -1,5 +1,6 @@
 """What follows a detector's network: its evaluation, its predictions, and the thresholds that the validation finds."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -69,12 +70,20 @@ class BoxTask(VisionTask):
         raise NotImplementedError
 
     # --- evaluation ---------------------------------------------------------------------------------------------
+    def test_step(self, batch: Batch, batch_idx: int) -> Any:
+        """As every task; the copy for inference is made before the clock of the first pictures runs."""
+        if batch_idx == 0 and isinstance(batch["image"], Tensor):
+            self._infer(batch["image"][:1])
+        return super().test_step(batch, batch_idx)
+
     def _evaluate(self, batch: DetectionBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
         """Metrics rank all candidates; the predictions given back are those that a user would get."""
         if stage == "test" and self.tile is not None:
+            started = time.perf_counter()
             # The loss belongs to whole pictures as the network has learnt them: in tiles there is none.
             pairs = [self._in_tiles(image, [self._candidates(), self._rule()]) for image in originals(self, batch)]
             candidates, predictions = ([pair[k] for pair in pairs] for k in (0, 1))
+            self._log_time(started, predictions)
         else:
             candidates, predictions = self._candidates_and_predictions(batch, stage)
         framed = zip(batch["boxes"], batch["frame"], batch["size"], strict=True)
@@ -85,13 +94,25 @@ class BoxTask(VisionTask):
     def _candidates_and_predictions(
         self, batch: DetectionBatch, stage: str
     ) -> tuple[list[DetectionPrediction], list[DetectionPrediction]]:
-        images = batch["image"]
+        images, started = batch["image"], time.perf_counter()
         outputs = self._infer(images) if stage == "test" else self(images)
-        self._loss(outputs, batch, stage)
         wide, narrow = self._candidates(), self._rule()
         lowest, chosen = min(wide.objectness, narrow.objectness), self.views if stage == "test" else [View()]
         found = see(self.network, self._infer, images, chosen, lowest, known=outputs)
-        return self._detections(found, batch, wide), self._detections(found, batch, narrow)
+        predictions = self._detections(found, batch, narrow)
+        if stage == "test":
+            self._log_time(started, predictions)
+        self._loss(outputs, batch, stage)
+        return self._detections(found, batch, wide), predictions
+
+    def _log_time(self, started: float, predictions: Sequence[DetectionPrediction]) -> None:
+        """What a user waits for a picture, once it is decoded and on the device."""
+        _ = [one["scores"].tolist() for one in predictions]  # waits for the device
+        count, milliseconds = len(predictions), 1000 * (time.perf_counter() - started)
+        weight = self.weight("test", count)
+        self.log(
+            "test/ms_per_picture", milliseconds / count, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True
+        )
 
     # --- prediction ---------------------------------------------------------------------------------------------
     def predict_step(self, batch: Batch, batch_idx: int) -> list[DetectionPrediction]:

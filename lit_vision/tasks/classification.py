@@ -1,6 +1,7 @@
 """Classes of whole pictures: any network of timm, or classifier of torchvision, with its last layer replaced."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,8 @@ from lit_vision.errors import UserError
 from lit_vision.losses.classification import smooth_binary_cross_entropy, soft_cross_entropy
 from lit_vision.metrics.classification import ClassificationMetrics, MultiLabelMetrics
 from lit_vision.networks.backbones import create_classifier, preprocessing_of
+from lit_vision.networks.darknet_file import is_darknet_file
+from lit_vision.networks.darknet_weights import plain_backbone_args
 from lit_vision.networks.head_split import HeadSplit
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
@@ -31,7 +34,7 @@ class TransferClassifier(VisionTask):
         backbone: any timm network, as "resnet18" or "efficientnet_b5.sw_in12k_ft_in1k", or a classifier of torchvision,
             as "torchvision/squeezenet1_0".
         pretrained: download the backbone's weights.
-        weights: file of weights instead: .safetensors, or .pth of plain tensors.
+        weights: file of weights instead: .safetensors, or .pth of plain tensors, or Darknet's for darknet53.
         backbone_args: the library's own arguments, as {drop_path_rate: 0.1}.
         in_channels: channels of the pictures; the first convolution of given weights is adapted.
         mean: of the pixels scaled to 0..1, by channel; null = as the backbone's weights expect.
@@ -78,10 +81,12 @@ class TransferClassifier(VisionTask):
         _check_ranges(label_smoothing=label_smoothing, dropout=dropout, threshold=threshold)
         if mixup < 0 or cutmix < 0:
             raise UserError(f"model.mixup ({mixup}) and model.cutmix ({cutmix}) are 0 (off) or above.")
-        args = {**({"drop_rate": dropout} if dropout else {}), **(backbone_args or {})}
+        args = {**({"drop_rate": dropout} if dropout else {}), **(plain_backbone_args(backbone_args, weights) or {})}
         self.network = create_classifier(backbone, self.num_classes, in_channels, pretrained, weights, **args)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
         expected = preprocessing_of(self.network, in_channels)
+        if is_darknet_file(weights):  # Darknet's networks take 0 to 1
+            expected = replace(expected, mean=(0.0,) * in_channels, std=(1.0,) * in_channels)
         self.preprocess = Preprocess(expected.mean if mean is None else mean, expected.std if std is None else std)
         if len(self.preprocess.mean) != in_channels:
             raise UserError(f"model.mean has {len(self.preprocess.mean)} values, but in_channels is {in_channels}.")

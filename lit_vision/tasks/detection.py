@@ -11,13 +11,16 @@ from lit_vision.losses.detection import DetectionLoss
 from lit_vision.losses.detection_choice import choose_loss
 from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.darknet_file import is_darknet_file
+from lit_vision.networks.darknet_weights import plain_backbone_args
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
-from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture, plain_backbone_args
+from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture
 from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck
 from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
 from lit_vision.types import DetectionBatch
+
+USUAL_OBJECTNESS = 0.5  # of YOLO v3
 
 
 class YOLODetector(BoxTask):
@@ -31,7 +34,8 @@ class YOLODetector(BoxTask):
             it.
         pretrained: timm's weights for the backbone, from the Hugging Face hub.
         weights: a local file instead: Darknet's .weights for an `architecture` (whole, or its beginning as
-            darknet53.conv.74) or for `backbone: darknet53`, timm's for any `backbone`.
+            darknet53.conv.74, or a classifier's as darknet53.weights) or for `backbone: darknet53`, timm's for any
+            `backbone`.
         backbone_args: arguments for timm's constructor; `slope` makes its activation a leaky ReLU of that slope.
         strides: pixels per cell of the scales over a `backbone`. Small pictures and objects need no 32.
         width: channels of the coarsest scale of the neck over a `backbone`; null: half of the backbone's there.
@@ -44,8 +48,8 @@ class YOLODetector(BoxTask):
         anchors: "paper" (a .cfg's own), "auto" (clustered from the training boxes when `fit` starts), or your own list
             of [width, height] in pixels of the network input, as many for each scale; null: "paper" for head v3.
         loss: null: `YOLOLoss` for head v3, `AnchorFreeLoss` for anchor_free, with their defaults.
-        objectness_threshold: a box whose objectness is not above it is no object (0.5: the rule of YOLO v3); without
-            anchors, objectness is the probability of the best class.
+        objectness_threshold: a box whose objectness is not above it is no object; null: 0.5, the rule of YOLO v3.
+            Without anchors, objectness is the best class's probability, and null: `score_threshold` decides alone.
         score_threshold: a detection's objectness times class probability is above it; "auto": above the threshold of
             its class that gave the best F1 in the validation, and the objectness filter no longer cuts these off.
         nms_threshold: of two boxes of a class whose IoU is above it, the lesser goes.
@@ -80,7 +84,7 @@ class YOLODetector(BoxTask):
         bn_eps: float | None = None,
         anchors: AnchorChoice | None = None,
         loss: DetectionLoss | None = None,
-        objectness_threshold: float = 0.5,
+        objectness_threshold: float | None = None,
         score_threshold: float | Literal["auto"] = 0.5,
         nms_threshold: float = 0.45,
         max_detections: int = 100,
@@ -107,11 +111,15 @@ class YOLODetector(BoxTask):
         self.preprocess = self._preprocess(in_channels, timm_weights, mean, std)
         self.loss = choose_loss(loss, head, self.network)
         self.anchors, self.in_channels = anchors, in_channels
+        follows = objectness_threshold is None and head == "anchor_free"
+        if objectness_threshold is None:
+            objectness_threshold = USUAL_OBJECTNESS if score_threshold == "auto" or not follows else score_threshold
         rule: dict[str, Any] = {"objectness_threshold": objectness_threshold, "score_threshold": score_threshold}
         rule |= {"nms_threshold": nms_threshold, "max_detections": max_detections}
         rule |= {"evaluation_threshold": evaluation_threshold, "tta_scales": tta_scales, "tta_flips": tta_flips}
         shape["architecture"] = plain_architecture(architecture, backbone)
-        self.save_hyperparameters({**shape, **self.set_rule(**rule), **self._statistics()})
+        chosen = self.set_rule(**rule) | ({"objectness_threshold": None} if follows else {})
+        self.save_hyperparameters({**shape, **chosen, **self._statistics()})
 
     def _preprocess(
         self, in_channels: int, pretrained: bool, mean: Sequence[float] | None, std: Sequence[float] | None
@@ -154,6 +162,8 @@ class YOLODetector(BoxTask):
             f"anchors clustered from the training boxes: {shown} (mean best IoU {fit.mean_iou:.3f}, "
             f"above 0.5 for {fit.recall:.1%} of the boxes)"
         )
+        if getattr(self.network, "heads_read", False):
+            rank_zero_info("the heads of model.weights learnt with other anchors, which `anchors: paper` keeps")
 
     # --- steps --------------------------------------------------------------------------------------------------
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -120,6 +120,17 @@ def test_the_step_is_the_first_one_however_late_it_is_seen(tmp_path: Path) -> No
     assert fit(tmp_path, batches(bad=-1), StopOnNonFinite()) is None
 
 
+def test_of_mosaics_all_pictures_are_named(tmp_path: Path) -> None:
+    check = StopOnNonFinite()
+    trainer: Any = SimpleNamespace(world_size=1, global_step=3, current_epoch=1, is_global_zero=True)
+    trainer.default_root_dir = tmp_path
+    batch = {"index": torch.tensor([5, 2]), "shown": [torch.tensor([5, 7, 2, 9]), torch.tensor([2, 1, 5, 8])]}
+    with pytest.raises(UserError, match=r"the loss \(nan\) is not a finite number"):
+        check.on_train_batch_end(trainer, None, {"loss": torch.tensor(torch.nan)}, batch, 0)  # type: ignore[arg-type]
+    named = json.loads((tmp_path / FILE).read_text())["pictures"]
+    assert [one["index"] for one in named] == [5, 7, 2, 9, 1, 8]
+
+
 def test_a_gpu_is_not_made_to_wait_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses that are not on the CPU are kept, and looked at together."""
     looks: list[int] = []

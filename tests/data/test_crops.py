@@ -13,6 +13,7 @@ import torch
 from lit_vision.callbacks.feature_key import data_key, is_random
 from lit_vision.data.classification import ClassificationDataModule
 from lit_vision.data.crops import ObjectCrops, crops_of, cut_out, jittered, whole_pixels, with_margin
+from lit_vision.data.decode import read_image
 from lit_vision.data.detection import DetectionDataModule
 from lit_vision.errors import DataError, UserError
 from lit_vision.ops.boxes import iou
@@ -165,6 +166,8 @@ def test_faults_are_named(tmp_path: Path, drawn: Path) -> None:
         ObjectCrops(background=-1)
     with pytest.raises(UserError, match=r"jitter 0\.7"):
         ObjectCrops(jitter=0.7)
+    with pytest.raises(UserError, match="cache_gib is -1"):
+        ObjectCrops(cache_gib=-1)
     index = DetectionDataModule(str(write_set(tmp_path)), val_fraction=0.34, num_workers=0).index
     with pytest.raises(UserError, match="has a class background of its own"):
         crops_of(replace(index, class_names=("background", "disc")), ObjectCrops(), 0)
@@ -175,3 +178,41 @@ def test_what_sticks_out_of_a_picture_is_grey() -> None:
     assert cut_out(image, (1, 0, 3, 2))[..., 0].tolist() == [[1, 2], [5, 6]]
     assert cut_out(image, (-1, 2, 1, 5), fill=77)[..., 0].tolist() == [[77, 8], [77, 77], [77, 77]]
     assert cut_out(image, (3, -2, 6, 1), fill=77)[..., 0].tolist() == [[77] * 3, [77] * 3, [3, 77, 77]]
+
+
+@pytest.mark.parametrize(("cache_gib", "decoded"), [(1.0, 4), (0.0, None)])
+def test_a_photo_in_memory_is_decoded_once_for_all_its_crops(
+    cache_gib: float, decoded: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a shuffled epoch, whose crops are the same with and without it."""
+    write_set(tmp_path)
+    read: list[Path] = []
+
+    def count(path: Path, *settings: Any) -> Any:
+        read.append(path)
+        return read_image(path, *settings)
+
+    monkeypatch.setattr("lit_vision.data.dataset.read_image", count)
+    data = module(tmp_path, ObjectCrops(background=2, jitter=0.2, cache_gib=cache_gib), augmentation="default")
+    plain = module(tmp_path, ObjectCrops(background=2, jitter=0.2, cache_gib=0), augmentation="default")
+    kept, fresh = (one.dataset("train", augmented=True) for one in (data, plain))
+    order = np.random.default_rng(0).permutation(len(kept)).tolist() * 2
+    read.clear()
+    shown = [kept[(1, k)] for k in order]
+    assert len(read) == decoded if decoded else len(read) > 20
+    for k, sample in zip(order, shown, strict=True):
+        assert torch.equal(sample["image"], fresh[(1, k)]["image"])
+        assert int(sample["label"]) == int(fresh[(1, k)]["label"])
+
+
+def test_a_split_whose_pictures_give_no_crops_is_named(tmp_path: Path) -> None:
+    """Both pictures of the validation show no object, and there is no background to be cut out."""
+    write_set(tmp_path, pictures=4)
+    content = json.loads((tmp_path / "instances.json").read_text())
+    data = module(tmp_path, ObjectCrops(background=0), stratify=False)
+    empty = {int(Path(data.index.files.text(int(i))).stem) + 1 for i in data.index.indices("val")}
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in empty]
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    # Drawn without looking at the classes, the splits are the same as before.
+    with pytest.raises(DataError, match=r"val split show no object.*data\.crops\.background"):
+        _ = module(tmp_path, ObjectCrops(background=0), stratify=False).index

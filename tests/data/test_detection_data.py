@@ -72,6 +72,16 @@ def test_sizes_for_anchors_are_those_of_the_training_split_in_network_pixels(roo
     assert data.training_box_sizes().dtype == torch.float32
 
 
+@pytest.mark.parametrize("fit", ["letterbox", "stretch", "crop", "native"])
+def test_sizes_for_anchors_are_those_of_the_boxes_that_the_network_sees(root: Path, fit: str) -> None:
+    data = module(root, image_size=[50, 70], fit=fit)
+    dataset = data.make_dataset(
+        positions=data.index.indices("train"), transform=data.make_transform(None, []), seed=None
+    )
+    shown = torch.cat([dataset[k]["boxes"] for k in range(len(dataset))])
+    torch.testing.assert_close(data.training_box_sizes(), shown[:, 2:] - shown[:, :2], rtol=1e-5, atol=1e-4)
+
+
 # --- as little padding as a batch needs -------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -163,6 +163,19 @@ def test_the_last_epochs_show_pictures_alone(root: Path, workers: int) -> None:
     assert [equal(list(epoch(loader, n)), list(epoch(alone, n))) for n in range(5)] == [False] * 3 + [True] * 2
 
 
+def test_a_sample_says_which_pictures_it_shows(root: Path) -> None:
+    data = module(root, {**MIXED, "mosaic": 1.0, "mixup": 0.5})
+    dataset = training(data)
+    samples = [dataset[Turn(1, k, 0, 0)] for k in range(12)]
+    assert {len(sample["shown"]) for sample in samples} > {4}  # more where two mosaics are blended
+    in_training = set(data.index.indices("train").tolist())
+    for sample in samples:
+        assert int(sample["shown"][0]) == sample["index"]
+        assert set(sample["shown"].tolist()) <= in_training
+    dataset.closing_epoch = 1
+    assert dataset[Turn(1, 3, 0, 0)]["shown"].tolist() == [int(dataset.positions[3])]
+
+
 def planned(epochs: int | None, steps: int = -1) -> Any:
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(restarting=False))

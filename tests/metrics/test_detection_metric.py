@@ -252,3 +252,24 @@ def test_two_processes_agree_with_one() -> None:
 
 if __name__ == "__main__":
     evaluate_share(int(sys.argv[1]), int(sys.argv[2]))
+
+
+def test_few_tensors_stay_however_many_batches_come() -> None:
+    """In the order of the batches; what lies between a network's large tensors would break its memory into pieces."""
+    metric, generator = MeanAveragePrecision(["a", "b"]), torch.Generator().manual_seed(0)
+    given: list[torch.Tensor] = []
+    for k in range(200):
+        count = int(torch.randint(0, 30, (1,), generator=generator)) * (k % 3 > 0)  # also batches without a prediction
+        boxes = torch.rand(count, 4, generator=generator)
+        given.append(boxes)
+        none = torch.zeros(count, dtype=torch.long)
+        metric.update(
+            torch.tensor([k]),
+            [{"boxes": boxes, "labels": none, "scores": torch.rand(count, generator=generator)}],
+            [torch.tensor([[0.0, 0.0, 5.0, 5.0]])],
+            [torch.tensor([1])],
+        )
+    assert torch.equal(torch.cat(metric.predicted_boxes), torch.cat(given))  # type: ignore[arg-type]
+    assert torch.equal(torch.cat(metric.image), torch.arange(200))  # type: ignore[arg-type]
+    assert len(metric.predicted_boxes) < 14  # type: ignore[arg-type]
+    assert len(metric.image) < 10  # type: ignore[arg-type]

@@ -13,8 +13,8 @@ from lit_vision.errors import UserError
 from lit_vision.networks.darknet import DarknetYOLO, create_darknet
 from lit_vision.networks.darknet_cfg import FOLDER, find_config
 from lit_vision.networks.darknet_file import layout, open_weights
-from lit_vision.networks.darknet_weights import load_backbone, load_weights, write_weights
-from lit_vision.networks.yolo_choice import create_yolo, plain_backbone_args
+from lit_vision.networks.darknet_weights import load_backbone, load_weights, plain_backbone_args, write_weights
+from lit_vision.networks.yolo_choice import create_yolo
 
 CFG = """\
 [net]
@@ -191,6 +191,32 @@ def test_notes_are_said_once_on_several_processes(
     assert not caplog.records
 
 
+def as_classifier(drawn: Path) -> Path:
+    """The two convolutions of the backbone and a last layer for ImageNet, as `darknet classifier train` writes them."""
+    last = np.random.default_rng(0).normal(size=1000 * 7).astype("<f4")
+    file = drawn.with_name("classifier.weights")
+    file.write_bytes(drawn.read_bytes()[: 20 + 4 * sum(NUMBERS[:2])] + last.tobytes())
+    return file
+
+
+def test_of_a_classifiers_file_the_backbone_is_read(drawn: Path) -> None:
+    # With one anchor, a head of 995 classes would have as many numbers.
+    three = CFG.replace("filters=7", "filters=21").replace("anchors=10,13", "anchors=10,13, 20,26, 40,52")
+    network, whole, file = create_darknet(three, num_classes=5), create_darknet(CFG), as_classifier(drawn)
+    load_weights(whole, drawn)
+    head = network.convolutions()[2][1].weight.clone()
+    assert load_weights(network, file) == [
+        f"{file}: the first 2 of 3 convolutions are read; the others stay newly drawn",
+        f"{file}: its last layer, of an ImageNet classifier, is left out",
+    ]
+    for (_, mine, _), (_, other, _) in zip(network.convolutions()[:2], whole.convolutions(), strict=False):
+        assert torch.equal(mine.weight, other.weight)
+    assert torch.equal(network.convolutions()[2][1].weight, head)
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"are left over; give the \.cfg"):
+        load_weights(network, file)
+
+
 # --- into timm's Darknet-53 ------------------------------------------------------------------------------------------
 @pytest.mark.slow  # 62 million weights
 def test_timms_darknet53_takes_both_files(tmp_path: Path) -> None:
@@ -203,7 +229,10 @@ def test_timms_darknet53_takes_both_files(tmp_path: Path) -> None:
     pictures = torch.rand(1, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = reference.eval().backbone(pictures)
-        for file in (whole, part):
+        classifier = tmp_path / "darknet53.weights"
+        classifier.write_bytes(part.read_bytes() + np.ones(1000 * 1025, "<f4").tobytes())
+        assert classifier.stat().st_size == 166_582_580
+        for file in (whole, part, classifier):
             network = create_yolo(3, backbone="darknet53", weights=str(file), bn_eps=1e-6).eval()
             for own, other in zip(network.backbone(pictures), expected, strict=True):
                 assert other.std() > 0.1
@@ -219,6 +248,10 @@ def test_backbones_refuse_files_of_other_networks(drawn: Path) -> None:
         return nn.Sequential(layers, nn.Conv2d(4, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6))
 
     known = find_config(CFG)
+    file = as_classifier(drawn)
+    assert load_backbone(backbone(), file, []) == [
+        f"{file}: 2 convolutions of the backbone are read; its last layer, of an ImageNet classifier, is left out"
+    ]
     assert load_backbone(backbone(), drawn, [known]) == [
         f"{drawn}: 2 convolutions of the backbone are read; 49 numbers behind the backbone are left out"
     ]

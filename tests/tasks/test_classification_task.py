@@ -7,11 +7,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from quiet import quiet_trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lit_vision.errors import UserError
 from lit_vision.losses.classification import soft_cross_entropy
+from lit_vision.networks.backbones import create_classifier
 from lit_vision.tasks.checkpoints import load_task
 from lit_vision.tasks.classification import TransferClassifier
 from lit_vision.tasks.optimization import as_channels_last
@@ -212,3 +213,27 @@ def test_mistakes_in_arguments(args: dict[str, Any], words: str) -> None:
 def test_mistakes_that_show_with_the_data(args: dict[str, Any], data: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         attach(make(**args), SimpleNamespace(**data))
+
+
+def test_darknets_weights_go_into_a_classifier_with_what_they_expect(tmp_path: Path) -> None:
+    """Leaky ReLUs of slope 0.1 and pixels from 0 to 1, also where the checkpoint alone makes the network again."""
+    source = create_classifier("test_resnet", 3, slope=0.1)
+    parts = [b"\0\0\0\0\2\0\0\0\5\0\0\0" + bytes(8)]
+    for module in source.modules():
+        if isinstance(module, nn.Conv2d):
+            conv = module
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            own = (module.bias, module.weight, module.running_mean, module.running_var, conv.weight)
+            parts += [tensor.detach().numpy().astype("<f4").tobytes() for tensor in own]  # type: ignore[union-attr]
+    (tmp_path / "a.conv.9").write_bytes(b"".join(parts))
+    task = TransferClassifier(["a", "b", "c"], backbone="test_resnet", weights=str(tmp_path / "a.conv.9")).eval()
+    assert (task.preprocess.mean, task.preprocess.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert {m.negative_slope for m in task.modules() if isinstance(m, nn.LeakyReLU)} == {0.1}
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = source.eval().forward_features(images)  # type: ignore[operator]
+        torch.testing.assert_close(task.network.forward_features(images), expected)  # type: ignore[operator]
+    assert task.hparams["backbone_args"] == {"slope": 0.1}
+    again = TransferClassifier(["a", "b", "c"], backbone="test_resnet", backbone_args={"slope": 0.1})
+    assert {m.negative_slope for m in again.modules() if isinstance(m, nn.LeakyReLU)} == {0.1}

@@ -1,6 +1,7 @@
 """YOLODetector over Darknet's networks: weights into it, stages that freeze and thaw, checkpoints."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,6 +153,20 @@ def test_a_checkpoint_carries_the_cfg(cfg: Path, tmp_path: Path) -> None:
             torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
     assert {m.eps for m in loaded.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-4}
     assert loaded.network.anchors.tolist() == [[[5.0, 6.0], [40.0, 50.0]]]
+
+
+@pytest.mark.parametrize("names", [["circle", "square"], ["circle", "square", "triangle"]])
+def test_other_anchors_under_heads_that_were_read_are_said_aloud(
+    cfg: Path, names: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Heads of as many classes as the data's are kept: their boxes were learnt in units of the file's anchors."""
+    task = YOLODetector(names, architecture=str(cfg), weights=str(cfg.with_suffix(".weights")), anchors="auto")
+    sizes = 4 + 40 * torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(training_box_sizes=lambda: sizes))  # type: ignore[assignment]
+    with caplog.at_level("INFO"):
+        task._cluster_anchors()
+    assert "anchors clustered from the training boxes" in caplog.text
+    assert ("learnt with other anchors, which `anchors: paper` keeps" in caplog.text) == (len(names) == 2)
 
 
 def test_pixels_come_from_0_to_1_as_in_darknet(cfg: Path) -> None:

@@ -17,6 +17,7 @@ from lit_vision.losses.anchor_free import AnchorFreeLoss
 from lit_vision.losses.detection_choice import choose_loss
 from lit_vision.losses.yolo import YOLOLoss
 from lit_vision.networks.stages import divide
+from lit_vision.predict import load_for_prediction
 from lit_vision.tasks.checkpoints import load_task
 from lit_vision.tasks.detection import YOLODetector
 
@@ -70,6 +71,28 @@ def test_the_checkpoint_alone_makes_the_network_again(root: Path, tmp_path: Path
                 task.network.decode(task(images)), loaded.network.decode(loaded(images)), strict=True
             ):
                 torch.testing.assert_close(mine, other)
+
+
+def test_without_anchors_the_score_decides_alone(tmp_path: Path) -> None:
+    """There objectness is the best class's probability: 0.5 of it would let no lower score_threshold count."""
+
+    def thresholds(**settings: Any) -> tuple[float, Any]:
+        rule = YOLODetector(NAMES, **settings)._rule()
+        return rule.objectness, rule.score
+
+    assert thresholds(**FREE, score_threshold=0.2) == (0.2, 0.2)
+    assert thresholds(**FREE, score_threshold=0.2, objectness_threshold=0.4) == (0.4, 0.2)
+    assert thresholds(**FREE, head_args={"reg_max": 0}) == (0.5, 0.5)
+    anchors = {**FREE, "head": "v3", "anchors": "auto"}
+    assert thresholds(**anchors, score_threshold=0.2) == (0.5, 0.2)  # the rule of YOLO v3
+    run = quiet_trainer(max_epochs=1)
+    for settings, expected in ((FREE, 0.3), (anchors, 0.3), ({**FREE, "objectness_threshold": 0.1}, 0.1)):
+        saved = YOLODetector(NAMES, **settings)
+        saved.data = {"task": "detection"}
+        run.strategy.connect(saved)
+        run.save_checkpoint(tmp_path / "new.ckpt")
+        task: Any = load_for_prediction(tmp_path / "new.ckpt", 0.3, {})
+        assert (task.objectness_threshold, task.score_threshold) == (expected, 0.3)
 
 
 V3 = {**FREE, "head": "v3", "anchors": "auto"}
