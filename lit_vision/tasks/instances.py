@@ -29,6 +29,8 @@ from lit_vision.tasks.tuning import Tuning, say_found
 from lit_vision.tasks.two_masks import Train, TwoMaskTask
 from lit_vision.types import IGNORE_INDEX, InstanceBatch, InstancePrediction, UInt8Array
 
+SINGLE_VIEW: dict[str, Any] = {"scales": [1.0], "flips": []}
+
 
 class InstanceSegmenter(TwoMaskTask):
     """Finds and outlines every object, touching ones included.
@@ -157,15 +159,12 @@ class InstanceSegmenter(TwoMaskTask):
 
     # --- evaluation ---------------------------------------------------------------------------------------------
     def _evaluate(self, batch: InstanceBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Any]]:
-        pixels, border = self(batch["image"])
+        pixels, border, maps = self._evaluated_maps(batch, averaged=stage == "test")
         losses = self._losses(pixels, border, batch)
         self.log_loss(stage, torch.stack(list(losses.values())).sum(), len(batch["image"]))
         if len(losses) > 1:
             each = {f"{stage}/{name}": loss.detach() for name, loss in losses.items()}
             self.log_dict(each, batch_size=self.weight(stage, len(batch["image"])), sync_dist=True)
-        maps = torch.cat([pixels.float().softmax(1), border.float().sigmoid()], 1)
-        if stage == "test" and self.views != {"scales": [1.0], "flips": []}:
-            maps = mean_over_views(self._probabilities, batch["image"], **self.views)
         cast(MapIoU, self.map_metrics[stage]).update(1 - maps[:, 0], maps[:, -1], batch["mask"], batch["border"])
         predictions = []
         for i, found in enumerate(maps.cpu().numpy()):
@@ -177,6 +176,31 @@ class InstanceSegmenter(TwoMaskTask):
                 metrics.update(int(batch["index"][i]), *given, *there)
             predictions.append(prediction)
         return cast(Sequence[Mapping[str, Any]], predictions)
+
+    def _evaluated_maps(self, batch: InstanceBatch, averaged: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the pixels and of the border, and their maps (B, K + 2, H, W), see `_probabilities`.
+
+        With `tile`, pictures at their own scale are seen in tiles, as in the prediction; the losses are then those of
+        the blended maps.
+        """
+        views = self.views if averaged else SINGLE_VIEW
+        if self.tile is not None and self.data.get("fit") == "native":
+            maps = torch.stack([self._in_tiles(batch, i, views) for i in range(len(batch["size"]))])
+            return maps[:, :-1].clamp_min(1e-12).log(), maps[:, -1:].logit(1e-6), maps
+        pixels, border = self(batch["image"])
+        if views != SINGLE_VIEW:
+            return pixels, border, mean_over_views(self._probabilities, batch["image"], **views)
+        return pixels, border, torch.cat([pixels.float().softmax(1), border.float().sigmoid()], 1)
+
+    def _in_tiles(self, batch: InstanceBatch, i: int, views: dict[str, Any]) -> Tensor:
+        """Maps (K + 2, H, W) of picture i in the frame of the batch; its padding is background."""
+        height, width = batch["size"][i].tolist()
+        image = batch["image"][i, :, :height, :width].permute(1, 2, 0).cpu().numpy()
+        maps = torch.zeros((self.num_classes + 2, *batch["mask"].shape[1:]), device=self.device)
+        maps[0] = 1
+        for top, band in tiled_maps(self, image, partial(mean_over_views, self._probabilities, **views)):
+            maps[:, top : top + band.shape[1], :width] = band.to(self.device)
+        return maps
 
     def on_validation_epoch_start(self) -> None:
         """Keeps the maps of a validation in a training, for the thresholds that are to be found."""

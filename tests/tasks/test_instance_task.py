@@ -73,7 +73,7 @@ def test_perfect_networks_score_one(root: Path, fit: str, monkeypatch: pytest.Mo
         assert (prediction["instances"][mask == 255] == 0).all()  # pictures of the run show no objects in the padding
     values = {key: float(value) for key, value in task.metrics["val"].compute().items()}
     assert values == {name: float(name not in ("count_error", "merged", "split")) for name in values}
-    assert len(values) == 13
+    assert len(values) == 15
 
 
 def test_predictions_come_back_in_the_original_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
