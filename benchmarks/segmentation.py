@@ -1,13 +1,15 @@
 """Semantic segmentation of CamVid: ways to train, two decoders, against a plain loop with segmentation_models_pytorch.
 
-    LIT_VISION_DATA=../shared/data python benchmarks/segmentation.py --output segmentation.jsonl [--part 0/2]
+    LIT_VISION_DATA=../shared/data python benchmarks/segmentation.py --output segmentation.jsonl
     LIT_VISION_DATA=../shared/data python benchmarks/segmentation.py --output segmentation.jsonl --only unet 'smp loop'
+    LIT_VISION_DATA=../shared/data python benchmarks/segmentation.py --output segmentation.jsonl --device cuda --jobs 12
     python benchmarks/segmentation.py --output segmentation.jsonl --show
 
 All rows see the same number of crops of 256 pixels, have the same encoder (MobileNet v1 x0.25), decoder and learning
 rate, and are tested once, after the last step, on the whole frames of the validation split, by one count of pixels.
-Each cell runs in a process of its own, on one thread. Cells that the output holds already are left out. Like for like
-with the plain loop is "pretrained, crops and mirroring"; the other rows have the default augmentation.
+Each cell runs in a process of its own, on one thread, --jobs of them at a time. Cells that the output holds already are
+left out. Like for like with the plain loop is "pretrained, crops and mirroring"; the other rows have the default
+augmentation.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +85,7 @@ ROWS = {
 
 
 # --- lit_vision -------------------------------------------------------------------------------------------------
-def train_ours(decoder: str, row: Row, seed: int, epochs: int, data: Path) -> dict[str, float]:
+def train_ours(decoder: str, row: Row, seed: int, epochs: int, data: Path, device: str) -> dict[str, float]:
     """Trains and tests with lit_vision."""
     pl.seed_everything(seed)
     settings: dict[str, Any] = {"image_size": SIDE, "fit": "native", "batch_size": BATCH, "num_workers": 0}
@@ -102,17 +105,16 @@ def train_ours(decoder: str, row: Row, seed: int, epochs: int, data: Path) -> di
     callbacks: list[pl.Callback] = [StepSeeds(seed)]
     if row.at is not None:
         callbacks.append(ProgressiveUnfreezing(list(row.at), "fraction", max_stages=3, measure=False))
-    trainer = quiet_trainer(max_epochs=epochs, callbacks=callbacks, limit_val_batches=0)
+    trainer = quiet_trainer(accelerator=device, max_epochs=epochs, callbacks=callbacks, limit_val_batches=0)
     trainer.fit(task, module)
     values = trainer.test(task, module, verbose=False)[0]
     return {name.removeprefix("test/"): value for name, value in values.items()}
 
 
 def quiet_trainer(**options: Any) -> pl.Trainer:
-    """A Trainer on one CPU that writes nothing."""
+    """A Trainer on one device that writes nothing."""
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     return pl.Trainer(
-        accelerator="cpu",
         devices=1,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -149,12 +151,13 @@ class Frames(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(pixels / 127.5 - 1), torch.from_numpy(mask.astype(np.int64))
 
 
-def train_plain(decoder: str, seed: int, epochs: int, data: Path) -> dict[str, float]:
+def train_plain(decoder: str, seed: int, epochs: int, data: Path, device: str) -> dict[str, float]:
     """Trains and tests with a loop as in the examples of segmentation_models_pytorch."""
     pl.seed_everything(seed)
     names = json.loads((data / PACK / "classes.json").read_text())["classes"]
     network = smp.create_model(decoder, "tu-mobilenetv1_025", None, classes=len(names), **DECODERS[decoder])
     load_weights(network.encoder.model, weights_of(data))
+    network.to(device)
     loader = DataLoader(Frames(data / PACK, "train", crops=True), BATCH, shuffle=True, drop_last=True)
     cross_entropy = nn.CrossEntropyLoss(ignore_index=255)
     dice = smp.losses.DiceLoss("multiclass", ignore_index=255)
@@ -162,20 +165,21 @@ def train_plain(decoder: str, seed: int, epochs: int, data: Path) -> dict[str, f
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
     network.train()
     for images, masks in (batch for _ in range(epochs) for batch in loader):
+        images, masks = images.to(device), masks.to(device)
         logits = network(images)
         loss = cross_entropy(logits, masks) + dice(logits, masks)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         scheduler.step()
-    return _tested(network.eval(), DataLoader(Frames(data / PACK, "val", crops=False), 1), names)
+    return _tested(network.eval(), DataLoader(Frames(data / PACK, "val", crops=False), 1), names, device)
 
 
 @torch.inference_mode()
-def _tested(network: nn.Module, loader: DataLoader[Any], names: Sequence[str]) -> dict[str, float]:
+def _tested(network: nn.Module, loader: DataLoader[Any], names: Sequence[str], device: str) -> dict[str, float]:
     counts = np.zeros((len(names), len(names)), np.int64)
     for image, mask in loader:
-        known, guess = mask != 255, network(image).argmax(1)
+        known, guess = mask != 255, network(image.to(device)).argmax(1).cpu()
         pairs = (mask * len(names) + guess)[known]
         counts += torch.bincount(pairs, minlength=counts.size).view(counts.shape).numpy()
     hit = counts.diagonal()
@@ -190,21 +194,23 @@ def weights_of(data: Path) -> Path:
     return data.parent / "weights/mobilenetv1_025_imagenet.safetensors"
 
 
-def work(cell: tuple[str, str, int], epochs: int, data: Path, output: Path) -> None:
-    """One cell in this process, and its line."""
+def work(cell: tuple[str, str, int], epochs: int, data: Path, output: Path, device: str) -> None:
+    """One cell in this process, and its line. GiB are the process's, or the GPU's that its tensors took."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     warnings.filterwarnings("ignore")
     decoder, name, seed = cell
     start, cpu = time.perf_counter(), time.process_time()
     values = (
-        train_plain(decoder, seed, epochs, data)
+        train_plain(decoder, seed, epochs, data, device)
         if name == PLAIN
-        else train_ours(decoder, ROWS[name], seed, epochs, data)
+        else train_ours(decoder, ROWS[name], seed, epochs, data, device)
     )
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    result = {"decoder": decoder, "row": name, "seed": seed, "epochs": epochs, **values}
+    if device != "cpu":
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    result = {"decoder": decoder, "row": name, "seed": seed, "epochs": epochs, "device": device, **values}
     with output.open("a") as file:
         file.write(json.dumps({**result, "seconds": seconds, "cpu_seconds": cpu, "gib": peak}) + "\n")
     print(f"{cell}: mIoU {values['miou']:.3f} in {cpu:.0f} s of CPU", flush=True)
@@ -217,11 +223,13 @@ def done(output: Path) -> list[dict[str, Any]]:
 def show(results: Sequence[dict[str, Any]]) -> None:
     """Mean and range over the seeds; the three hardest classes beside the mean IoU."""
     hard = ("pole", "sign_symbol", "pedestrian")
-    for epochs in sorted({r["epochs"] for r in results}):
-        print(f"\n| {epochs} epochs | seeds | mIoU | {', '.join(hard)} | CPU seconds | GiB |\n|" + " --- |" * 6)
+    for epochs, device in sorted({(r["epochs"], r["device"]) for r in results}):
+        header = [f"{epochs} epochs, {device}", "seeds", "mIoU", ", ".join(hard), "CPU seconds", "GiB"]
+        print(f"\n| {' | '.join(header)} |\n|{' --- |' * len(header)}")
         for decoder in DECODERS:
             for name in (PLAIN, *ROWS):
-                cell = [r for r in results if (r["decoder"], r["row"], r["epochs"]) == (decoder, name, epochs)]
+                about = (decoder, name, epochs, device)
+                cell = [r for r in results if (r["decoder"], r["row"], r["epochs"], r["device"]) == about]
                 if cell:
                     ious = ", ".join(f"{statistics.mean(r.get(f'iou/{one}', 0.0) for r in cell):.2f}" for one in hard)
                     seconds = statistics.mean(r["cpu_seconds"] for r in cell)
@@ -242,24 +250,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=12, help="of 45 steps each")
-    parser.add_argument("--part", default="0/1", help="k/n: every n-th cell, from the k-th on")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time, each on one thread of the processor")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", nargs="*", default=[], help="words that a cell must hold, such as unet 'smp loop' 0")
     parser.add_argument("--show", action="store_true")
     options = parser.parse_args()
     if options.show:
         show(done(options.output))
         return
-    part, parts = map(int, options.part.split("/"))
     data = Path(os.environ["LIT_VISION_DATA"]).resolve()
-    held = {(r["decoder"], r["row"], r["seed"], r["epochs"]) for r in done(options.output)}
-    fork = multiprocessing.get_context("fork")
-    for cell in list(_cells(options.only))[part::parts]:
-        if (*cell, options.epochs) not in held:
-            child = fork.Process(target=work, args=(cell, options.epochs, data, options.output))
-            child.start()
-            child.join()
-            if child.exitcode:
-                raise SystemExit(f"{cell} failed with exit code {child.exitcode}")
+    held = {(r["decoder"], r["row"], r["seed"], r["epochs"], r["device"]) for r in done(options.output)}
+    todo = [cell for cell in _cells(options.only) if (*cell, options.epochs, options.device) not in held]
+    one = partial(work, epochs=options.epochs, data=data, output=options.output, device=options.device)
+    start = "fork" if options.device == "cpu" else "spawn"  # CUDA does not survive a fork
+    with multiprocessing.get_context(start).Pool(options.jobs, maxtasksperchild=1) as pool:
+        for _ in pool.imap_unordered(one, todo):
+            pass
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ class RunCheckpoints(ModelCheckpoint):
         self._written = time.monotonic()
         self._last_is_whole = False
         self._validated = False
+        self._best_now: str | None = None  # best.ckpt, where this boundary has written it
         self.expected = False  # by Boundaries, which says when to write
 
     @property
@@ -129,24 +130,35 @@ class RunCheckpoints(ModelCheckpoint):
         """
         if getattr(trainer, "fast_dev_run", False):
             return
-        if self._validated and self.monitor is not None:
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-        self._validated = False
         epochs, step = trainer.current_epoch, trainer.global_step
         due = stop or late or moment == "end" or (moment == "epoch" and epochs % self.epochs == 0)
         due = due or (self.steps is not None and step % self.steps == 0)
-        if due and step > 0 and (step, epochs) != (self.saved_step, self._saved_epochs):
+        due = due and step > 0 and (step, epochs) != (self.saved_step, self._saved_epochs)
+        assert self.dirpath is not None
+        if due:  # before best.ckpt, which may become last.ckpt as well
+            self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
+        if self._validated and self.monitor is not None:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._validated = False
+        if due:
             self._save_last(trainer)
             self.saved_step, self._saved_epochs = step, epochs
+        self._best_now = None
 
     # --- what ---------------------------------------------------------------------------------------------------
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self._best_now = filepath
+
     def _save_last(self, trainer: pl.Trainer) -> None:
-        assert self.dirpath is not None
-        last = Path(self.dirpath, "last.ckpt")
-        self.last_model_path = str(last)
+        """Writes last.ckpt; where best.ckpt has just been written it holds the same, and gets the second name."""
+        last = Path(self.last_model_path)
         if trainer.is_global_zero and self._last_is_whole and last.exists():
             keep_as(last, last.with_name("previous.ckpt"))
-        self._save_checkpoint(trainer, str(last))
+        if self._best_now is None:
+            self._save_checkpoint(trainer, str(last))
+        elif trainer.is_global_zero:
+            also_as(Path(self._best_now), last)
         self._written, self._last_is_whole = time.monotonic(), True
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -181,11 +193,25 @@ def refuse_parts(strategy: Strategy) -> None:
 def keep_as(file: Path, other: Path) -> None:
     """Gives a file a second name, in place of what had it, so that neither name is missing at any moment."""
     try:
-        partial = other.with_name(f"{other.name}.partial")
-        partial.unlink(missing_ok=True)
-        os.link(file, partial)
-        partial.replace(other)
+        _link(file, other)
     except OSError:  # no hard links here, or a checkpoint of several files
         if other.is_dir():
             shutil.rmtree(other)
         file.replace(other)
+
+
+def also_as(file: Path, other: Path) -> None:
+    """As `keep_as`, and where there are no hard links the file is copied."""
+    try:
+        _link(file, other)
+    except OSError:
+        partial = other.with_name(f"{other.name}.partial")
+        shutil.copyfile(file, partial)
+        partial.replace(other)
+
+
+def _link(file: Path, other: Path) -> None:
+    partial = other.with_name(f"{other.name}.partial")
+    partial.unlink(missing_ok=True)
+    os.link(file, partial)
+    partial.replace(other)

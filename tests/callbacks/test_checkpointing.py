@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def steps_of(folder: Path) -> dict[str, int]:
 def test_last_is_written_when_it_is_due(
     options: dict[str, Any], steps: list[int], tmp_path: Path, written: list[tuple[str, int]]
 ) -> None:
-    train(tmp_path, Case(checkpoints=options))
-    assert [step for name, step in written if name == "last"] == steps
+    train(tmp_path, Case(checkpoints=options, trainer={"limit_val_batches": 0}))
+    assert written == [("last", step) for step in steps]
     found = steps_of(tmp_path)
     assert (found["last.ckpt"], found["previous.ckpt"]) == (steps[-1], steps[-2])
 
@@ -77,19 +78,46 @@ def test_time_counts_from_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -
     assert not RunCheckpoints().late()
 
 
+class Say(Callback):
+    """Logs the next of these values after each validation."""
+
+    def __init__(self, values: Iterable[float]) -> None:
+        self.values = iter(values)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.log("val/said", next(self.values))
+
+
+def no_links(*_: Any) -> None:
+    raise OSError("no hard links here")
+
+
+SAID = {"monitor": "val/said", "mode": "min"}
+
+
 def test_best_is_of_the_best_validation(tmp_path: Path, written: list[tuple[str, int]]) -> None:
-    values = iter([3.0, 1.0, 2.0])
-
-    class Say(Callback):
-        def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            if not trainer.sanity_checking:
-                self.log("val/said", next(values))
-
-    options = {"monitor": "val/said", "mode": "min"}
-    trainer = train(tmp_path, Case(callbacks=lambda: [Say()], checkpoints=options))
+    trainer = train(tmp_path, Case(callbacks=lambda: [Say([3.0, 1.0, 2.0])], checkpoints=SAID))
     assert [step for name, step in written if name == "best"] == [6, 12]
     assert steps_of(tmp_path)["best.ckpt"] == 12
     assert float(trainer.checkpoint_callback.best_model_score) == 1.0
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_where_the_last_is_the_best_one_file_is_written(
+    links: bool, tmp_path: Path, written: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    case = Case(callbacks=lambda: [Say([3.0, 2.0, 1.0])], checkpoints=SAID)
+    train(tmp_path, case)
+    assert written == [("best", 6), ("best", 12), ("best", 18)]
+    assert steps_of(tmp_path) == {"best.ckpt": 18, "last.ckpt": 18, "previous.ckpt": 12}
+    folder = tmp_path / "checkpoints"
+    assert (folder / "best.ckpt").samefile(folder / "last.ckpt") == links
+    state = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["RunCheckpoints"]
+    assert Path(state["last_model_path"]) == folder.resolve() / "last.ckpt"
+    assert float(state["best_model_score"]) == 1.0
 
 
 def test_the_last_of_an_epoch_knows_its_best(tmp_path: Path) -> None:
@@ -160,10 +188,7 @@ def test_second_name_is_never_missing(tmp_path: Path, monkeypatch: pytest.Monkey
         file.unlink()
     file.write_text("three")
 
-    def refuse(*_: Any) -> None:
-        raise OSError("no hard links here")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", no_links)
     keep_as(file, other)
     assert other.read_text() == "three"
     file.mkdir()  # a checkpoint of several files
