@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_vision.errors import UserError
+from lit_vision.losses.overlap import tversky_loss
 from lit_vision.types import IGNORE_INDEX
 
 ClassWeights: TypeAlias = list[float] | Literal["auto"] | None
@@ -111,8 +112,7 @@ class CrossEntropyLoss(SegmentationLoss):
 class DiceLoss(SegmentationLoss):
     """1 - 2 |P T| / (|P| + |T|) with soft P, over the batch, averaged over the classes; absent classes cost 0.
 
-    Milletari et al. 2016, V-Net, https://arxiv.org/abs/1606.04797; computed by segmentation_models_pytorch.
-    With a single logit it is the Dice of class 1 alone.
+    Milletari et al. 2016, V-Net, https://arxiv.org/abs/1606.04797. With a single logit it is the Dice of class 1 alone.
 
     Args:
         smooth: added to both parts of the fraction; steadies objects of few pixels.
@@ -121,14 +121,11 @@ class DiceLoss(SegmentationLoss):
 
     def __init__(self, smooth: float = 0.0, ignore_index: int = IGNORE_INDEX) -> None:
         super().__init__(ignore_index)
-        settings = {"smooth": smooth, "ignore_index": ignore_index}
-        self.binary = smp_losses.DiceLoss("binary", **settings)
-        self.multiclass = smp_losses.DiceLoss("multiclass", **settings)
+        self.smooth = smooth
 
     def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Mean over classes."""
-        loss: Tensor = (self.binary if logits.shape[1] == 1 else self.multiclass)(logits, mask)
-        return loss
+        return tversky_loss(logits, mask, self.ignore_index, 0.5, 0.5, self.smooth)
 
 
 class FocalLoss(CrossEntropyLoss):
@@ -161,8 +158,8 @@ class FocalLoss(CrossEntropyLoss):
 class TverskyLoss(SegmentationLoss):
     """1 - TP / (TP + alpha FP + beta FN) with soft counts, over the batch, averaged over the classes.
 
-    Salehi et al. 2017, https://arxiv.org/abs/1706.05721; computed by segmentation_models_pytorch. With alpha = beta =
-    0.5 it is DiceLoss. Absent classes cost 0; with a single logit it is the loss of class 1 alone.
+    Salehi et al. 2017, https://arxiv.org/abs/1706.05721. With alpha = beta = 0.5 it is DiceLoss. Absent classes cost 0;
+    with a single logit it is the loss of class 1 alone.
 
     Args:
         alpha: price of pixels that are found but not there.
@@ -177,14 +174,11 @@ class TverskyLoss(SegmentationLoss):
         super().__init__(ignore_index)
         if min(alpha, beta) < 0 or alpha + beta == 0:
             raise UserError(f"TverskyLoss has alpha {alpha:g} and beta {beta:g}: give numbers from 0, not both 0")
-        settings = {"alpha": alpha, "beta": beta, "smooth": smooth, "ignore_index": ignore_index}
-        self.binary = smp_losses.TverskyLoss("binary", **settings)
-        self.multiclass = smp_losses.TverskyLoss("multiclass", **settings)
+        self.alpha, self.beta, self.smooth = alpha, beta, smooth
 
     def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Mean over classes."""
-        loss: Tensor = (self.binary if logits.shape[1] == 1 else self.multiclass)(logits, mask)
-        return loss
+        return tversky_loss(logits, mask, self.ignore_index, self.alpha, self.beta, self.smooth)
 
 
 class LovaszLoss(SegmentationLoss):
