@@ -19,7 +19,7 @@ from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.sharding import blocks
 from lit_vision.networks.stages import Stages, divide
 from lit_vision.ops.tiles import check_tiles
-from lit_vision.tasks.optimization import as_channels_last, parameter_groups, scale_learning_rates, warmup_cosine
+from lit_vision.tasks.optimization import as_channels_last, fuse, parameter_groups, scale_learning_rates, warmup_cosine
 from lit_vision.types import Batch, UInt8Array
 
 CHECKPOINT_VERSION = 1
@@ -169,6 +169,7 @@ class VisionTask(pl.LightningModule):
         stages = self.stages or divide(self.backbones, module=self)
         optimizer = self.optimizer(self.grouped(stages))
         scale_learning_rates(optimizer)
+        fuse(optimizer)
         if self.scheduler is None:
             default = warmup_cosine(optimizer, self.total_steps, self.warmup)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": default, "interval": "step"}}

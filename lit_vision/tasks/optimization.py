@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.distributed.tensor import DTensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_vision.networks.stages import Stages
@@ -51,6 +52,29 @@ def scale_learning_rates(optimizer: Optimizer) -> None:
     """Multiplies each group's learning rate by its lr_scale, once, before a scheduler reads it."""
     for group in optimizer.param_groups:
         group["lr"] *= group["lr_scale"]
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Lets Adam, AdamW and SGD of torch take their step in one pass over all parameters, unless they are told how.
+
+    On a CPU torch would else take several passes over each parameter by itself, five to ten times as long. It becomes a
+    setting of the groups alone: told in the constructor, the optimizer would unscale float16 gradients by itself, and
+    Lightning would refuse to clip them.
+    """
+    groups = optimizer.param_groups
+    told = any(group.get(key) for group in groups for key in ("foreach", "capturable", "differentiable"))
+    told = told or any(group.get(key) is False for group in groups for key in ("foreach", "fused"))
+    if type(optimizer) not in (Adam, AdamW, SGD) or told:
+        return
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    if all(_is_fusible(parameter) for parameter in parameters):
+        for settings in (optimizer.defaults, *groups):  # the defaults are for groups that are added later
+            settings["fused"] = True
+
+
+def _is_fusible(parameter: nn.Parameter) -> bool:
+    plain = not isinstance(parameter, DTensor)  # FSDP2's may lie beside plain ones, which one pass cannot take together
+    return plain and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float = 0.01) -> LambdaLR:

@@ -1,11 +1,13 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from lit_vision.networks.stages import divide
-from lit_vision.tasks.optimization import parameter_groups, scale_learning_rates, warmup_cosine
+from lit_vision.tasks.optimization import fuse, parameter_groups, scale_learning_rates, warmup_cosine
 
 
 class Net(nn.Module):
@@ -66,3 +68,41 @@ def test_warmup_cosine_hits_its_hand_computed_points() -> None:
     assert rates[60] == pytest.approx(2 * (0.1 + 0.9 / 2))
     assert rates[35] == pytest.approx(2 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))))
     assert rates[110] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("make", [Adam, AdamW, lambda groups: SGD(groups, lr=0.1, momentum=0.9)])
+def test_torchs_optimizers_step_in_one_pass_and_come_to_the_same(make: Callable[..., Optimizer]) -> None:
+    nets = [Net(), Net()]
+    nets[1].load_state_dict(nets[0].state_dict())
+    optimizers = [make([{"params": list(net.parameters())}]) for net in nets]
+    fuse(optimizers[1])
+    assert [one.param_groups[0]["fused"] for one in optimizers] == [None, True]
+    for _ in range(5):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            optimizer.zero_grad()
+            net.head(net.backbone(torch.linspace(-1, 1, 192).view(1, 3, 8, 8)).mean((2, 3))).square().sum().backward()
+            net.backbone.stem[0].weight.grad = None  # a closed stage's
+            optimizer.step()
+    for one, other in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    optimizers[1].add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    assert optimizers[1].param_groups[1]["fused"]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fused": False}, {"foreach": True}, {"foreach": False}, {"differentiable": True}]
+)
+def test_what_an_optimizer_is_told_stays(settings: dict[str, bool]) -> None:
+    optimizer = AdamW(Net().parameters(), **settings)
+    before = dict(optimizer.defaults)
+    fuse(optimizer)
+    assert optimizer.defaults == before
+
+
+def test_other_optimizers_and_parameters_are_left_alone() -> None:
+    class Own(AdamW):
+        """One of a user's."""
+
+    for optimizer in (Own(Net().parameters()), RMSprop(Net().parameters()), AdamW(Net().to("meta").parameters())):
+        fuse(optimizer)
+        assert not optimizer.param_groups[0].get("fused")
