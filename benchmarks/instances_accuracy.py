@@ -76,6 +76,7 @@ def data_of(options: argparse.Namespace) -> InstanceDataModule:
         options={"classes": ["nucleus"]},
         image_size=options.crop,
         fit="native",
+        depth=options.depth,
         batch_size=options.batch,
         num_workers=0,
         border_radius=int(options.radius) if options.radius.isdigit() else "auto",
@@ -202,6 +203,7 @@ SETTINGS = (
     "radius",
     "gap_weight",
     "border_pixel_weight",
+    "depth",
 )
 
 
@@ -224,6 +226,7 @@ def main() -> None:
     parser.add_argument("--radius", default="auto", help="of the border: auto, or pixels")
     parser.add_argument("--gap_weight", type=float, default=0.0)
     parser.add_argument("--border_pixel_weight", type=float, default=5.0)
+    parser.add_argument("--depth", default="full", help="stretch_all spreads each picture's own range, as the peers do")
     parser.add_argument("--label_maps", type=Path, help="a folder of a peer's label maps to measure instead")
     options = parser.parse_args()
     if options.scratch:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lit_vision.errors import UserError
 from lit_vision.types import UInt8Array
 
-Depth: TypeAlias = Literal["full", "stretch"]
+Depth: TypeAlias = Literal["full", "stretch", "stretch_all"]
 STRETCH_PERCENTILES = (0.1, 99.9)
 
 _FROM_16_BIT = ((np.arange(65536) + 128) // 257).astype(np.uint8)  # 257 k -> k: 8-bit values stored in 16 come back
@@ -22,15 +22,16 @@ def to_uint8(values: npt.NDArray[Any], depth: Depth, path: Path) -> UInt8Array:
     8 bits stay as they are, one bit becomes 0 and 255. With `full`, uint16 is divided by 257 (0..65535 to 0..255,
     rounded) and floats must lie in 0..1 and are multiplied by 255. With `stretch`, everything deeper than 8 bits is
     spread so that the 0.1 and 99.9 percentiles of this image (all bands together) become 0 and 255; NaN becomes 0.
+    `stretch_all` does the same to 8 bits.
 
     Raises:
         UserError: `full` does not say what the range of these values is.
     """
     if values.dtype == np.uint8:
-        return cast(UInt8Array, values)
+        return _stretch_bytes(values) if depth == "stretch_all" else cast(UInt8Array, values)
     if values.dtype == np.bool_:
         return np.where(values, 255, 0).astype(np.uint8)
-    if depth == "stretch":
+    if depth != "full":
         return _stretch(values)
     if values.dtype == np.uint16:
         return cast(UInt8Array, _FROM_16_BIT[values])
@@ -73,6 +74,19 @@ def _stretch(values: npt.NDArray[Any]) -> UInt8Array:
     if not known.any():
         return np.zeros(values.shape, np.uint8)
     low, high = np.percentile(values[known], STRETCH_PERCENTILES)
+    return _spread(np.where(known, values, low), low, high)
+
+
+def _stretch_bytes(values: UInt8Array) -> UInt8Array:
+    """As `_stretch`, from the counts of the 256 values."""
+    ends = np.cumsum(np.bincount(values.ravel(), minlength=256))
+    place = np.array(STRETCH_PERCENTILES) / 100 * (values.size - 1)
+    below, above = (np.searchsorted(ends, end, side="right") for end in (np.floor(place), np.ceil(place)))
+    low, high = below + (above - below) * (place % 1)
+    table = _spread(np.arange(256), low, high)
+    return table[values]
+
+
+def _spread(values: npt.NDArray[Any], low: float, high: float) -> UInt8Array:
     gain = 255 / (high - low) if high > low else 0.0  # a constant picture becomes black
-    spread = (np.where(known, values, low) - low) * gain
-    return cast(UInt8Array, np.rint(np.clip(spread, 0, 255)).astype(np.uint8))
+    return cast(UInt8Array, np.rint(np.clip((values - low) * gain, 0, 255)).astype(np.uint8))

@@ -29,7 +29,7 @@ class VisionDataset(Dataset[Sample]):
         positions: which of its images are in this split.
         transform: brings a picture and its labels to the network's input.
         in_channels: channels of the network's input.
-        depth: how 16-bit values become 8-bit, see `data/decode.py`.
+        depth: how values become 8-bit, see `data/decode.py`.
         seed: seed of the augmentation; None = the deterministic transform of evaluation.
     """
 

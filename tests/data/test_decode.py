@@ -197,6 +197,19 @@ def test_stretch_leaves_8_bits_and_a_constant_picture_alone(tmp_path: Path) -> N
     assert (read_image(tmp_path / "c.png", 1, "stretch") == 0).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_stretch_all_spreads_8_bits_as_16(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    dark = np.clip(rng.normal(20, 6, (31, 40, 3)), 0, 255).astype(np.uint8)
+    dark[0, 0] = 255  # among the 0.1 % that may saturate
+    pixels = read_image(save(tmp_path / "d.png", Image.fromarray(dark)), 3, "stretch_all")
+    tifffile.imwrite(tmp_path / "d.tif", dark.astype(np.uint16), photometric="rgb")
+    np.testing.assert_array_equal(pixels, read_image(tmp_path / "d.tif", 3, "stretch"))
+    assert (pixels.min(), pixels.max()) == (0, 255)
+    save(tmp_path / "c.png", Image.fromarray(np.full((4, 4, 3), 9, np.uint8)))
+    assert (read_image(tmp_path / "c.png", 3, "stretch_all") == 0).all()
+
+
 def test_floats(tmp_path: Path) -> None:
     path = tmp_path / "f.tif"
     tifffile.imwrite(path, np.array([[0.0, 0.5, 1.0]], np.float32))
