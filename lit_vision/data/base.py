@@ -36,8 +36,8 @@ class VisionDataModule(pl.LightningDataModule):
         fit: how a picture gets that size: "letterbox" (scaled, padded), "stretch", "crop" (centre) or "native"
             (not scaled: random crops of `image_size` in training, whole pictures in evaluation).
         in_channels: channels of the network's input; grey, RGBA, 16-bit, CMYK and palette files are converted.
-        depth: 16-bit values as 8-bit: "full" divides by 257, "stretch" uses each picture's own range; "stretch_all" does
-            so to 8-bit pictures, too.
+        depth: 16-bit values as 8-bit: "full" divides by 257, "stretch" uses each picture's own range; "stretch_all"
+            does so to 8-bit pictures, too.
         batch_size: images per process and step.
         num_workers: loader processes; null = one per core, at most 8.
         augmentation: "default" for the task, "none", or an Augmentation with your own ranges.

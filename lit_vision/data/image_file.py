@@ -4,9 +4,10 @@ import io
 import struct
 import warnings
 from pathlib import Path
-from typing import IO, Literal, TypeAlias
+from typing import IO, Literal, TypeAlias, cast
 
 from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from lit_vision.data.tiff import read_tiff_header, tiff_is_complete
 from lit_vision.errors import UserError
@@ -78,10 +79,35 @@ def open_header(source: bytes | IO[bytes], path: Path) -> Image.Image:
 def exif_orientation(header: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none or the EXIF block is damaged."""
     try:
+        if header.format == "PNG" and not _png_may_hold_exif(header):
+            return 1  # Pillow would decode the whole picture to see whether EXIF follows it
         value = header.getexif().get(ORIENTATION, 1)
     except Exception:  # a damaged EXIF block does not make the picture unusable
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _png_may_hold_exif(header: Image.Image) -> bool:
+    """Whether EXIF lies before the pixels, or behind them a chunk of EXIF or of text, which may be some."""
+    if {"exif", "Raw profile type exif"} & set(header.info):
+        return True
+    file = cast(IO[bytes], cast(ImageFile, header).fp)
+    place = file.tell()
+    position, behind = 8, False
+    try:
+        while len(head := _at(file, position, 8)) == 8:
+            behind |= head[4:] == b"IDAT"
+            if behind and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                return True
+            position += 12 + int.from_bytes(head[:4], "big")
+        return False
+    finally:
+        file.seek(place)
+
+
+def _at(file: IO[bytes], position: int, length: int) -> bytes:
+    file.seek(position)
+    return file.read(length)
 
 
 def read_size(path: Path) -> tuple[int, int]:

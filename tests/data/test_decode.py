@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from lit_vision.data.decode import read_image, read_reduced, read_size
 from lit_vision.errors import UserError
@@ -70,6 +71,28 @@ def test_orientation_of_deep_tiffs(tmp_path: Path, bands: int, orientation: int)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("behind", [True, False])
+def test_exif_of_a_png_lies_before_or_behind_its_pixels(tmp_path: Path, behind: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path / "a.png", Image.fromarray(PIXELS), exif=exif)
+    if behind:
+        whole = path.read_bytes()
+        start = whole.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(whole[start : start + 4], "big")
+        path.write_bytes(whole[:start] + whole[end:-12] + whole[start:end] + whole[-12:])
+    height, width = PIXELS.shape[:2]
+    assert read_size(path) == (width, height)
+    np.testing.assert_array_equal(read_image(path), np.rot90(PIXELS, -1))
+
+
+def test_a_png_is_not_decoded_for_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.png", Image.fromarray(PIXELS))
+    monkeypatch.setattr(PngImageFile, "load", lambda self: pytest.fail("decoded"))
+    assert read_size(path) == PIXELS.shape[:2]
+    np.testing.assert_array_equal(read_image(path), PIXELS)  # once, by OpenCV
+
+
 def test_a_damaged_exif_block_does_not_stop_reading(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.fromarray(PIXELS), exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     np.testing.assert_array_equal(read_image(path), PIXELS)
