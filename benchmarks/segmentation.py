@@ -73,13 +73,19 @@ class Row:
     data: dict[str, Any] = field(default_factory=dict)
 
 
+def hard_and_rare() -> SumLoss:
+    """Cross entropy of the hardest pixels, rare classes weighted, + Dice."""
+    return SumLoss([OHEMCrossEntropyLoss(class_weights="auto"), DiceLoss()])
+
+
 ROWS = {
     "from scratch": Row(pretrained=False),
     "pretrained": Row(),
     "pretrained, crops and mirroring": Row(data={"augmentation": Augmentation(flip=0.5)}),  # what the plain loop sees
     "pretrained, gradual": Row(at=(0.1, 0.2, 0.3)),
-    "pretrained, for rare classes": Row(
-        loss=lambda: SumLoss([OHEMCrossEntropyLoss(class_weights="auto"), DiceLoss()]), data={"rare_crops": 0.5}
+    "pretrained, for rare classes": Row(loss=hard_and_rare, data={"rare_crops": 0.5}),
+    "pretrained, for rare classes, crops and mirroring": Row(
+        loss=hard_and_rare, data={"rare_crops": 0.5, "augmentation": Augmentation(flip=0.5)}
     ),
 }
 
