@@ -39,6 +39,10 @@ from ultralytics_command import size_of as peer_size
 
 LOWEST_SCORE = 0.001
 SHORT_RUNS = (1, 3)  # epochs
+ENOUGH, LONGEST = (
+    1.3,
+    48,
+)  # the longer one must cost so much more than the shorter, or is lengthened up to so many epochs
 HELD_OUT = 0.2
 
 
@@ -123,11 +127,12 @@ class Series:
         known = find_record(read_records(self.options.output), wanted)
         if known:
             return known
-        counts = entry.get("short_runs", SHORT_RUNS)
-        costs = [
-            self.train(entry, slug(f"{self.options.pack}-{label}-short"), count, 0, short=True).cost for count in counts
-        ]
-        found: Record = {"short_runs": list(counts)}
+        counts = list(entry.get("short_runs", SHORT_RUNS))
+        costs = [self.short_run(label, entry, count) for count in counts]
+        while costs[1].cpu_seconds < ENOUGH * costs[0].cpu_seconds and counts[1] < LONGEST:  # epochs of a GPU are short
+            counts[1] *= 4
+            costs[1] = self.short_run(label, entry, counts[1])
+        found: Record = {"short_runs": counts}
         for clock in ("cpu", "wall"):
             seconds = [getattr(cost, f"{clock}_seconds") for cost in costs]
             if clock == "wall" and seconds[1] <= seconds[0] and not self.options.minutes:
@@ -138,6 +143,9 @@ class Series:
         add_record(self.options.output, record)
         print(f"{label}: {found['cpu_each']} CPU seconds an epoch, {found['cpu_around']} around them", flush=True)
         return record
+
+    def short_run(self, label: str, entry: Mapping[str, Any], epochs: int) -> Cost:
+        return self.train(entry, slug(f"{self.options.pack}-{label}-short"), epochs, 0, short=True).cost
 
     def run(self, label: str, entry: Mapping[str, Any], seed: int) -> None:
         """Trains and measures one entry, unless its line is there."""
