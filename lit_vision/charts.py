@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 NAMED = 60  # classes up to which a confusion matrix names them; hundreds of names take half a minute and show nothing
 NUMBERED = 25  # classes up to which the cells of a confusion matrix carry their counts
+COUNTED = 100_000  # counts from here on no longer fit into a cell
 
 
 def confusion_matrix(counts: npt.ArrayLike, class_names: Sequence[str]) -> UInt8Array:
-    """Rows are the truth, columns the prediction; colours are shares of a row, numbers are counts.
+    """Rows are the truth, columns the prediction; colours are shares of a row, numbers are counts, or percent of a row.
+
+    Percent where there are too many for the cells, as of pixels.
 
     Args:
         counts: (K, K) images, or pixels.
@@ -37,10 +40,12 @@ def confusion_matrix(counts: npt.ArrayLike, class_names: Sequence[str]) -> UInt8
         # A "$" in a name is no formula.
         axes.set_xticks(range(classes), class_names, rotation=90, parse_math=False)
         axes.set_yticks(range(classes), class_names, parse_math=False)
-    axes.set(xlabel="predicted", ylabel="true")
+    many = matrix.max(initial=0) >= COUNTED
+    axes.set(xlabel="predicted, % of what is true" if many else "predicted", ylabel="true")
     if classes <= NUMBERED:
         for i, j in np.ndindex(matrix.shape):
-            axes.text(j, i, f"{matrix[i, j]:g}", ha="center", va="center", color="w" if shares[i, j] > 0.5 else "k")
+            number = f"{100 * shares[i, j]:.0f}" if many else f"{matrix[i, j]:g}"
+            axes.text(j, i, number, ha="center", va="center", color="w" if shares[i, j] > 0.5 else "k")
     return _pixels(figure)
 
 

@@ -154,6 +154,8 @@ def test_charts_are_pictures() -> None:
     assert matrix.shape[2] == 3
     swapped = confusion_matrix([[1, 9], [5, 0]], ["cat", "dog"])
     assert (matrix != swapped).any()
+    pixels, scaled = (confusion_matrix(np.array([[9, 1], [0, 5]]) * 20_000 * k, ["cat", "dog"]) for k in (1, 7))
+    np.testing.assert_array_equal(pixels, scaled)  # percent, whatever the number of pixels
     assert curves({"loss": ([0, 1, 2], [1.0, float("nan"), 0.2])}).shape == (400, 700, 3)
 
 

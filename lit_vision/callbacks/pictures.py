@@ -26,7 +26,8 @@ class Pictures(pl.Callback):
     - val_epoch_003.jpg: for images spread over the validation split, the truth and right of it the prediction. They
       are the same ones in every epoch, and with several processes of the part that rank 0 evaluates.
     - test.jpg, and val.jpg of `lit-vision validate`: likewise.
-    - confusion_val.png, confusion_test.png: for classifiers, of the validation drawn last and of the test.
+    - confusion_val.png, confusion_test.png: of pictures or pixels in one class each, of the validation drawn last and
+      of the test.
 
     Args:
         images: pictures drawn from each set.

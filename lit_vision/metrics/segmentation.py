@@ -29,12 +29,13 @@ class SegmentationMetrics(Metric):
         boundaries: also count along the outlines, see `boundary_counts`: a few times the work of all else.
 
     Attributes:
+        confusion: (K, K) int64 pixels of the last `compute()`, rows = truth, columns = prediction; None before.
         keeps_images: set before the first update, for `per_image`.
     """
 
     full_state_update = False
     higher_is_better = True
-    confusion: Tensor  # (K, K) row = truth, column = prediction
+    counts: Tensor  # (K, K) row = truth, column = prediction
     calibration: Tensor  # (BINS, 3) pixels, right ones, sum of confidences
     outlines: Tensor  # (K, 6)
 
@@ -42,9 +43,10 @@ class SegmentationMetrics(Metric):
         super().__init__()
         self.class_names, self.ignore_index, self.boundaries = list(class_names), ignore_index, boundaries
         size = len(self.class_names)
-        shapes = {"confusion": (size, size), "calibration": (BINS, 3), "outlines": (size, len(COUNTS))}
+        shapes = {"counts": (size, size), "calibration": (BINS, 3), "outlines": (size, len(COUNTS))}
         for name, shape in shapes.items():
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        self.confusion: Tensor | None = None
         self.keeps_images = False
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []  # of each picture: confusion, calibration, outlines
 
@@ -78,7 +80,7 @@ class SegmentationMetrics(Metric):
         if len(counts) > size * size + 1:
             highest = int(truth[truth != self.ignore_index].max())
             raise UserError(f"a mask has class {highest}, but there are {size} class names: name it or mend the mask")
-        self.confusion += counts[1:].view(size, size)
+        self.counts += counts[1:].view(size, size)
         calibration, outlines = self.calibration.new_zeros(len(truth), BINS, 3), self.outlines.new_zeros(len(truth), 0)
         if confidence is not None:
             calibration = self._calibration(predicted == truth, confidence, truth != self.ignore_index)
@@ -148,6 +150,7 @@ class SegmentationMetrics(Metric):
         confidence and accuracy, over BINS bins weighted with their pixels (Guo et al. 2017,
         https://arxiv.org/abs/1706.04599). boundary_iou, boundary_iou/<class> and boundary_f1, where they are counted.
         """
+        self.confusion = self.counts.clone()
         counts = self.confusion.double()
         hit, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
         both = truth + predicted

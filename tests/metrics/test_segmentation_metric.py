@@ -95,7 +95,7 @@ def test_ranks_add_up_exactly_whatever_the_share_of_each() -> None:
     whole.update(predicted, truth)
     first.update(predicted[:1], truth[:1])  # a mean of the ranks' means would weigh this one image as much as six
     second.update(predicted[1:], truth[1:])
-    first.confusion += second.confusion  # what dist_reduce_fx="sum" does
+    first.counts += second.counts  # what dist_reduce_fx="sum" does
     assert {k: float(v) for k, v in first.compute().items()} == {k: float(v) for k, v in whole.compute().items()}
 
 
