@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lit_vision.data.geometry import visible_rectangle
 from lit_vision.plotting import draw_boxes, draw_instances, draw_label, draw_mask
-from lit_vision.types import FloatArray, UInt8Array
+from lit_vision.types import IGNORE_INDEX, FloatArray, UInt8Array
 
 RIGHT, WRONG = (0, 120, 0), (190, 0, 0)
 Batch = Mapping[str, Any]
@@ -65,6 +66,12 @@ def draw_guess(batch: Batch, i: int, prediction: Prediction, class_names: Sequen
         lines = ranked(_array(prediction["probabilities"]), class_names)
         right = set(truth) == {name for name, _ in lines[: len(truth)]}
         return draw_label(image, [f"{name} {share:.2f}" for name, share in lines], RIGHT if right else WRONG)
+    if "mask" in prediction and "instances" not in prediction:
+        mask = _array(prediction["mask"])
+        seen = visible_rectangle(_array(batch["frame"][i]), tuple(batch["size"][i].tolist()), mask.shape)
+        within = np.full_like(mask, IGNORE_INDEX)  # what is predicted of the padding is nobody's concern
+        within[seen] = mask[seen]
+        return draw_mask(image, within, class_names)
     return draw_prediction(image, prediction, class_names)
 
 

@@ -200,6 +200,19 @@ def test_boxes_of_the_original_are_drawn_in_the_networks_pixels() -> None:
     assert tuple(drawn[109, 35]) == color_of(1)
 
 
+def test_what_is_predicted_of_the_padding_is_not_drawn() -> None:
+    frame = torch.tensor([[[1.0, 0, 0], [0, 1, 20]]])
+    batch = {
+        "image": torch.zeros(1, 3, 400, 400, dtype=torch.uint8),
+        "frame": frame,
+        "size": torch.tensor([[300, 400]]),
+    }
+    drawn = draw_guess(batch, 0, {"mask": torch.ones(400, 400, dtype=torch.int64)}, ["a", "b"])
+    assert (drawn[20:320, 350] == np.round(0.5 * np.array(color_of(1)))).all()
+    assert not drawn[320:].any()
+    assert not drawn[:20, 350].any()
+
+
 def test_each_kind_of_batch_is_drawn_by_its_keys() -> None:
     image = torch.zeros(1, 1, 400, 400, dtype=torch.uint8)
     square = torch.zeros(1, 400, 400, dtype=torch.int64)
