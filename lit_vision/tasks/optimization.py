@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -70,6 +70,18 @@ def fuse(optimizer: Optimizer) -> None:
     if all(_is_fusible(parameter) for parameter in parameters):
         for settings in (optimizer.defaults, *groups):  # the defaults are for groups that are added later
             settings["fused"] = True
+        optimizer.register_load_state_dict_post_hook(_align)
+
+
+def _align(optimizer: Optimizer) -> None:
+    """Puts the state in the order of its parameters in memory, which torch's one pass on a CPU takes for granted.
+
+    Another one comes from a checkpoint that was written with another `channels_last`.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _is_fusible(parameter: nn.Parameter) -> bool:

@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Callable
 
@@ -97,6 +98,31 @@ def test_what_an_optimizer_is_told_stays(settings: dict[str, bool]) -> None:
     before = dict(optimizer.defaults)
     fuse(optimizer)
     assert optimizer.defaults == before
+
+
+@pytest.mark.parametrize("make", [AdamW, lambda groups: SGD(groups, lr=0.1, momentum=0.9)])
+def test_a_state_in_another_memory_format_goes_on_as_it_was(make: Callable[..., Optimizer]) -> None:
+    def step(weight: nn.Parameter, optimizer: Optimizer) -> None:
+        weight.grad = torch.empty_like(weight).copy_(torch.linspace(-1, 1, 54).view(2, 3, 3, 3) * weight.detach())
+        optimizer.step()
+
+    torch.manual_seed(0)
+    start = torch.randn(2, 3, 3, 3)
+    first = nn.Parameter(start.clone(memory_format=torch.channels_last))
+    before = make([first])
+    fuse(before)
+    step(first, before)
+    ends = []
+    for fused in (True, False):
+        weight = nn.Parameter(first.detach().clone(memory_format=torch.contiguous_format))
+        after = make([weight])
+        if fused:
+            fuse(after)
+        state = copy.deepcopy(before.state_dict())
+        after.load_state_dict({**state, "param_groups": [{**state["param_groups"][0], "fused": fused}]})
+        step(weight, after)
+        ends.append(weight.detach())
+    torch.testing.assert_close(*ends)
 
 
 def test_other_optimizers_and_parameters_are_left_alone() -> None:
