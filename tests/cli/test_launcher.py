@@ -68,10 +68,14 @@ def test_ctrl_c_waits_for_the_command(folder: Path, monkeypatch: pytest.MonkeyPa
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     sender = threading.Thread(target=send)
-    with Launcher() as one:
-        sender.start()
-        with pytest.raises(KeyboardInterrupt):
-            one.run(["wait"])
+    try:
+        with Launcher() as one:
+            sender.start()
+            with pytest.raises(KeyboardInterrupt):
+                one.run(["wait"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     sender.join()
     assert Path("stopped").exists()
