@@ -20,6 +20,24 @@ def picture_of(batch: Batch, i: int) -> UInt8Array:
     return np.ascontiguousarray(batch["image"][i].cpu().numpy().transpose(1, 2, 0))
 
 
+def shown(batch: Batch, i: int) -> tuple[slice, slice]:
+    """Rows and columns of picture i of a validation or test batch, without what pads it to the largest of the batch."""
+    height, width = batch["image"].shape[-2:]
+    if "frame" not in batch or "size" not in batch:
+        return slice(height), slice(width)
+    size = tuple(batch["size"][i].tolist())
+    rows, columns = visible_rectangle(_array(batch["frame"][i]), size, (height, width))
+    return slice(max(rows.stop, 1)), slice(max(columns.stop, 1))  # from the corner: boxes stay where they are
+
+
+def alone(batch: Batch, i: int, prediction: Prediction) -> tuple[Batch, Prediction]:
+    """Picture i of a validation or test batch as a batch of its own, and its prediction, both as far as `shown`."""
+    part = (..., *shown(batch, i))
+    single = {key: value[i : i + 1] for key, value in batch.items()}
+    single |= {key: single[key][part] for key in ("image", "mask", "border", "instances") if key in single}
+    return single, {key: value[part] if key in ("mask", "instances") else value for key, value in prediction.items()}
+
+
 def draw_truth(batch: Batch, i: int, class_names: Sequence[str]) -> UInt8Array:
     """Picture i of a batch with its own labels, RGB.
 

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import distributed
 
 from lit_vision.data.base import VisionDataModule
-from lit_vision.drawing import picture_of
+from lit_vision.drawing import picture_of, shown
 from lit_vision.errors import UserError
 from lit_vision.object_files import measured
 from lit_vision.ops.matching import Overlap, overlap
@@ -87,7 +87,8 @@ class MergeSplitReport(pl.Callback):
             met = overlap(truth, len(real["labels"][i]), found, len(prediction["labels"]), ignored)
             counted = counted_of(int(real["index"][i]), met, truth, found, real["frame"][i].cpu().numpy())
             self._counted.append(counted)
-            self._draw(counted, picture_of(real, i), truth, found)
+            part = shown(real, i)
+            self._draw(counted, picture_of(real, i)[part], truth[part], found[part])
 
     def _draw(self, counted: Counted, image: UInt8Array, truth: Int32Array, found: Int32Array) -> None:
         """Keeps the drawings of the worst pictures so far."""

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from lit_vision.charts import confusion_matrix
-from lit_vision.drawing import draw_guess, draw_truth
+from lit_vision.drawing import alone, draw_guess, draw_truth
 from lit_vision.errors import UserError
 from lit_vision.plotting import grid, write_picture
 from lit_vision.tasks.base import without_padding
@@ -100,7 +100,8 @@ class Pictures(pl.Callback):
         for i, prediction in enumerate(outputs):
             if self._seen + i in chosen:
                 names = _names(pl_module)
-                self._drawn += [draw_truth(real, i, names), draw_guess(real, i, prediction, names)]
+                one, guess = alone(real, i, prediction)
+                self._drawn += [draw_truth(one, 0, names), draw_guess(one, 0, guess, names)]
         self._seen += len(outputs)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, name: str) -> None:

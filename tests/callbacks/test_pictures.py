@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lit_vision.callbacks.pictures import Pictures, _own_images, spread
-from lit_vision.drawing import draw_guess, draw_truth, ranked, to_network
+from lit_vision.drawing import alone, draw_guess, draw_truth, ranked, to_network
 from lit_vision.errors import UserError
 from lit_vision.metrics.classification import ClassificationMetrics
 from lit_vision.plotting import color_of
@@ -211,6 +211,23 @@ def test_what_is_predicted_of_the_padding_is_not_drawn() -> None:
     assert (drawn[20:320, 350] == np.round(0.5 * np.array(color_of(1)))).all()
     assert not drawn[320:].any()
     assert not drawn[:20, 350].any()
+
+
+def test_what_pads_a_picture_to_the_largest_of_its_batch_is_cut_off() -> None:
+    batch = {
+        "image": torch.zeros(2, 3, 64, 96, dtype=torch.uint8),
+        "mask": torch.zeros(2, 64, 96, dtype=torch.int64),
+        "boxes": [torch.zeros(0, 4), torch.tensor([[1.0, 2, 3, 4]])],
+        "frame": torch.eye(3)[:2].expand(2, -1, -1),
+        "size": torch.tensor([[64, 96], [33, 50]]),
+    }
+    one, guess = alone(batch, 1, {"mask": torch.zeros(64, 96), "scores": torch.zeros(7)})
+    assert [tuple(each.shape) for each in (one["image"], one["mask"], guess["mask"], guess["scores"])] == [
+        *((1, 3, 33, 50), (1, 33, 50)),
+        *((33, 50), (7,)),
+    ]
+    assert one["boxes"][0].tolist() == [[1, 2, 3, 4]]
+    assert alone(batch, 0, {})[0]["image"].shape[2:] == (64, 96)
 
 
 def test_each_kind_of_batch_is_drawn_by_its_keys() -> None:
