@@ -22,7 +22,7 @@ def picture_of(batch: Batch, i: int) -> UInt8Array:
 
 def shown(batch: Batch, i: int) -> tuple[slice, slice]:
     """Rows and columns of picture i of a validation or test batch, without what pads it to the largest of the batch."""
-    height, width = batch["image"].shape[-2:]
+    height, width = batch["image"][i].shape[-2:]
     if "frame" not in batch or "size" not in batch:
         return slice(height), slice(width)
     size = tuple(batch["size"][i].tolist())
@@ -33,8 +33,9 @@ def shown(batch: Batch, i: int) -> tuple[slice, slice]:
 def alone(batch: Batch, i: int, prediction: Prediction) -> tuple[Batch, Prediction]:
     """Picture i of a validation or test batch as a batch of its own, and its prediction, both as far as `shown`."""
     part = (..., *shown(batch, i))
-    single = {key: value[i : i + 1] for key, value in batch.items()}
-    single |= {key: single[key][part] for key in ("image", "mask", "border", "instances") if key in single}
+    single = {key: value[i : i + 1] for key, value in batch.items() if key != "image"}
+    single["image"] = batch["image"][i][part][None]  # of features that stand for pictures it is read from the file
+    single |= {key: single[key][part] for key in ("mask", "border", "instances") if key in single}
     return single, {key: value[part] if key in ("mask", "instances") else value for key, value in prediction.items()}
 
 
