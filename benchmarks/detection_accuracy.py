@@ -39,10 +39,8 @@ from ultralytics_command import size_of as peer_size
 
 LOWEST_SCORE = 0.001
 SHORT_RUNS = (1, 3)  # epochs
-ENOUGH, LONGEST = (
-    1.3,
-    48,
-)  # the longer one must cost so much more than the shorter, or is lengthened up to so many epochs
+ENOUGH = 1.3  # times the cost of the shorter run; a longer run that costs less tells nothing of an epoch,
+LONGEST = 48  # and is lengthened up to so many epochs
 HELD_OUT = 0.2
 
 

@@ -27,17 +27,27 @@ def options(output: Path, **changed: Any) -> argparse.Namespace:
 class Pretended(accuracy.Series):
     """A series whose trainings cost 10 seconds and 20 an epoch of CPU, and half of that by the clock."""
 
+    around, each = 10.0, 20.0
+
     def __init__(self, output: Path, **changed: Any) -> None:
         super().__init__(options(output, **changed), output.parent, None)
         self.epochs: list[int] = []
 
     def train(self, entry: Any, name: str, epochs: int, seed: int, short: bool = False) -> accuracy.Trained:
         self.epochs.append(epochs)
-        cpu = 10.0 + 20.0 * epochs
+        cpu = self.around + self.each * epochs
         return accuracy.Trained(Cost(cpu, cpu / 2, 1.0), ["train", name])
 
     def measure(self, entry: Any, name: str) -> dict[str, Any]:
         return {"map_50": 0.5, "map": 0.25, "parameters": 1_000_000, "gflops": 2.0}
+
+
+def test_short_runs_in_which_epochs_cost_next_to_nothing_are_lengthened(tmp_path: Path) -> None:
+    series = Pretended(tmp_path / "results.jsonl")
+    series.around, series.each = 100.0, 1.0
+    found = series.calibrate("a", ENTRY)
+    assert series.epochs == [1, 3, 12, 48]  # 112 seconds after 12 are less than 1.3 x 101
+    assert (found["short_runs"], found["cpu_each"], found["cpu_around"]) == ([1, 48], 1.0, 100.0)
 
 
 def test_a_series_trains_what_the_budget_holds_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,6 @@ def test_orientation_of_deep_tiffs(tmp_path: Path, bands: int, orientation: int)
     assert read_size(path) == expected.shape[:2]
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("behind", [True, False])
 def test_exif_of_a_png_lies_before_or_behind_its_pixels(tmp_path: Path, behind: bool) -> None:
     exif = Image.Exif()
@@ -93,6 +92,7 @@ def test_a_png_is_not_decoded_for_its_size(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_array_equal(read_image(path), PIXELS)  # once, by OpenCV
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_damaged_exif_block_does_not_stop_reading(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.fromarray(PIXELS), exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     np.testing.assert_array_equal(read_image(path), PIXELS)
