@@ -137,13 +137,13 @@ class RunCheckpoints(ModelCheckpoint):
         assert self.dirpath is not None
         if due:  # before best.ckpt, which may become last.ckpt as well
             self.last_model_path = str(Path(self.dirpath, "last.ckpt"))
+        self._best_now = None
         if self._validated and self.monitor is not None:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
         self._validated = False
         if due:
             self._save_last(trainer)
             self.saved_step, self._saved_epochs = step, epochs
-        self._best_now = None
 
     # --- what ---------------------------------------------------------------------------------------------------
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
