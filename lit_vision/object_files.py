@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import tifffile
@@ -14,6 +14,7 @@ from lit_vision.ops.instances import runs_of
 from lit_vision.types import Int32Array, Int64Array
 
 MOST_OBJECTS = 65535  # of a picture: what 16 bits can number
+LabelMapKind: TypeAlias = Literal["png", "tiff"]
 HEADER = ("path", "label", "object", "score", "area", "x", "y", "left", "top", "width", "height")
 
 
@@ -50,25 +51,29 @@ def measured(instances: Int32Array, count: int) -> Measures:
     return Measures(areas, np.stack(sums, 1) / np.maximum(areas, 1)[:, None], boxes)
 
 
-def write_label_map(path: Path, instances: Int32Array) -> Path:
-    """Writes a 16-bit PNG, or a 32-bit TIFF where there are more than 65,535 objects, which is said aloud.
+def write_label_map(path: Path, instances: Int32Array, kind: LabelMapKind = "png") -> Path:
+    """Writes 16 bits, or a TIFF of 32 bits where there are more than 65,535 objects, which is said aloud.
 
     Args:
         path: without an ending, which may hold dots.
         instances: label map.
+        kind: "png", or "tiff" (compressed with deflate, which ImageJ, QuPath and scikit-image read).
 
     Returns:
         The file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     count = int(instances.max(initial=0))
-    if count > MOST_OBJECTS:
-        file = path.parent / f"{path.name}.tif"
-        tifffile.imwrite(file, instances.astype(np.uint32), compression="zlib", photometric="minisblack")
-        rank_zero_info(f"{file}: {count:,} objects are more than 16 bits can number, hence a 32-bit TIFF")
+    many = count > MOST_OBJECTS
+    if kind == "png" and not many:
+        file = path.parent / f"{path.name}.png"
+        Image.fromarray(instances.astype(np.uint16)).save(file)
         return file
-    file = path.parent / f"{path.name}.png"
-    Image.fromarray(instances.astype(np.uint16)).save(file)
+    file = path.parent / f"{path.name}.tif"
+    values = instances.astype(np.uint32 if many else np.uint16)
+    tifffile.imwrite(file, values, compression="zlib", photometric="minisblack")
+    if many:
+        rank_zero_info(f"{file}: {count:,} objects are more than 16 bits can number, hence a 32-bit TIFF")
     return file
 
 

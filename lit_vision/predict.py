@@ -13,6 +13,7 @@ from lit_vision.data.dataset import one_thread
 from lit_vision.data.decode import read_image
 from lit_vision.data.pictures import CollatePictures, Images, PictureFiles, find_images, relative_paths
 from lit_vision.errors import DataError, UserError
+from lit_vision.object_files import LabelMapKind
 from lit_vision.results import Results, licence_note, result_names
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.box_task import BoxTask
@@ -32,6 +33,7 @@ def predict_images(
     threshold: float | str | None = None,
     overwrite: bool = False,
     precision: str = "32",
+    label_maps: LabelMapKind | None = None,
     **changes: Any,
 ) -> Path:
     """Predicts pictures and writes them, annotated, with machine-readable results; see `results.Results`.
@@ -47,6 +49,7 @@ def predict_images(
             each class the one that the validation found best.
         overwrite: write into a folder that holds files; files of the same names are replaced, others stay.
         precision: "32", or "bf16": faster where the device multiplies in it, and rounded to three digits.
+        label_maps: "png" or "tiff" (16 bits both), of a task of instances; None = png.
         changes: further arguments of the task to set otherwise, such as nms_threshold.
 
     Returns:
@@ -67,7 +70,7 @@ def predict_images(
         raise UserError(f"--output {output} holds files already: name another folder, or add --overwrite")
     several: Any = task.threshold if getattr(task, "multi_label", False) else None
     rounded = torch.autocast(task.device.type, torch.bfloat16, enabled=precision == "bf16")
-    with Results(output, task.data["task"], task.class_names, several) as results, rounded:
+    with Results(output, task.data["task"], task.class_names, several, label_maps) as results, rounded:
         problems = _write_predictions(results, task, paths, batch_size, num_workers)
     rank_zero_info(f"predicted {len(paths) - len(problems)} pictures: {output}")
     if licence := getattr(task, "licence", None):

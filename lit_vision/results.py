@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from lit_vision.drawing import draw_prediction
-from lit_vision.object_files import HEADER, measured, outlines, write_label_map
+from lit_vision.errors import UserError
+from lit_vision.object_files import HEADER, LabelMapKind, measured, outlines, write_label_map
 from lit_vision.plotting import palette, write_picture
 from lit_vision.types import UInt8Array
 
@@ -26,7 +27,7 @@ class Results:
         classification: predictions.csv (path, label, probability, then a column for each class); several labels,
             and their probabilities, are separated by "|".
         segmentation: masks/<name>.png, class index with a palette, and classes.json.
-        instances: labels/<name>.png, 16-bit label map (<name>.tif of 32 bits for more than 65,535 objects), objects.csv
+        instances: labels/<name>.png or .tif, 16-bit label map (32-bit .tif for more than 65,535 objects), objects.csv
             (path, label, object, score, area, centre x, y, box left, top, width, height) and predictions.json.
         detection: predictions.csv (path, label, score, x1, y1, x2, y2) and predictions.json.
     predictions.json is COCO: images, categories (id = 1 + class) and annotations with a score; for pycocotools'
@@ -37,9 +38,23 @@ class Results:
         task: "classification", "segmentation", "instances" or "detection".
         class_names: K names.
         threshold: probability from which a class counts, for pictures with several labels; null = one label each.
+        label_maps: "png" or "tiff" for instances; null = png.
+
+    Raises:
+        UserError: label_maps is given for another task, or is neither.
     """
 
-    def __init__(self, folder: Path, task: str, class_names: Sequence[str], threshold: float | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        task: str,
+        class_names: Sequence[str],
+        threshold: float | None = None,
+        label_maps: LabelMapKind | None = None,
+    ) -> None:
+        if label_maps is not None and (task != "instances" or label_maps not in ("png", "tiff")):
+            raise UserError(f"label_maps is {label_maps} for {task}: instances alone have label maps, png or tiff")
+        self.label_maps: LabelMapKind = label_maps or "png"
         self.folder, self.task, self.class_names, self.threshold = folder, task, list(class_names), threshold
         self._write = {
             "classification": self._write_label,
@@ -108,7 +123,7 @@ class Results:
 
     def _write_instances(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
         instances, labels, scores = values["instances"], values["labels"].tolist(), values["scores"].tolist()
-        write_label_map(self.folder / "labels" / name, instances)
+        write_label_map(self.folder / "labels" / name, instances, self.label_maps)
         measures = measured(instances, len(labels))
         facts = zip(*(one.tolist() for one in measures), strict=True)
         for k, (area, centre, box) in enumerate(facts):

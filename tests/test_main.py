@@ -251,6 +251,7 @@ def test_predict_on_pictures_needs_the_checkpoint_alone(files: Path, monkeypatch
         "threshold": 0.3,
         "overwrite": False,
         "precision": "32",
+        "label_maps": None,
     }
     words = ["--ckpt_path", "a.ckpt", "--images", "a.jpg", "--output", "out", "--tile", "640"]
     assert main(["predict", *words]) == 0

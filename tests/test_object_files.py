@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from lit_vision.data.decode import read_label_map
-from lit_vision.object_files import measured, write_label_map
+from lit_vision.object_files import LabelMapKind, measured, write_label_map
 
 
 def test_measures_by_hand() -> None:
@@ -43,8 +44,12 @@ def test_seventy_thousand_objects_are_kept_in_32_bits(tmp_path: Path, caplog: py
     assert np.array_equal(read_label_map(file), instances)
 
 
-def test_few_objects_are_a_16_bit_png(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("png", "b.c.png"), ("tiff", "b.c.tif")])
+def test_few_objects_are_16_bits(kind: LabelMapKind, name: str, tmp_path: Path) -> None:
     instances = np.array([[0, 65_535], [300, 1]], np.int32)
-    file = write_label_map(tmp_path / "a" / "b.c", instances)
-    assert file.name == "b.c.png"
+    file = write_label_map(tmp_path / "a" / "b.c", instances, kind)
+    assert file.name == name
     assert np.array_equal(read_label_map(file), instances)
+    read = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    assert read.dtype == np.uint16
+    assert np.array_equal(read, instances)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+from lit_vision.errors import UserError
 from lit_vision.results import Results, result_names
 from lit_vision.types import UInt8Array
 
@@ -90,6 +91,17 @@ def test_instances_are_coco_and_a_label_map(tmp_path: Path) -> None:
         ["b.jpg", "dog", "1", "0.500000", "18", "6.00", "3.50", "3", "2", "6", "3"],
         ["b.jpg", "cat", "2", "0.250000", "100", "45.00", "15.00", "40", "10", "10", "10"],
     ]
+
+
+def test_label_maps_are_tiff_where_asked_for(tmp_path: Path) -> None:
+    instances = torch.tensor([[0, 1], [1, 1]], dtype=torch.int32)
+    prediction = {"instances": instances, "labels": torch.tensor([1]), "scores": torch.tensor([0.5])}
+    with Results(tmp_path, "instances", NAMES, label_maps="tiff") as results:
+        results.write(Path("a.jpg"), "a", np.zeros((2, 2, 3), np.uint8), prediction)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "labels" / "a.tif"), cv2.IMREAD_UNCHANGED), instances)
+    with pytest.raises(UserError, match="label_maps is tiff for detection: instances alone have label maps"):
+        Results(tmp_path / "other", "detection", NAMES, label_maps="tiff")
+    assert not (tmp_path / "other").exists()
 
 
 def test_boxes_are_coco_and_csv(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import distributed
 
 from lit_vision.data.base import VisionDataModule
+from lit_vision.object_files import LabelMapKind
 from lit_vision.results import Results, licence_note, result_names
 
 
@@ -19,10 +20,11 @@ class PredictionFiles(pl.Callback):
 
     Args:
         folder: name of the folder in the run folder.
+        label_maps: "png" or "tiff" (16 bits both) for instances; null = png.
     """
 
-    def __init__(self, folder: str = "predict") -> None:
-        self.folder = folder
+    def __init__(self, folder: str = "predict", label_maps: LabelMapKind | None = None) -> None:
+        self.folder, self.label_maps = folder, label_maps
         self._results: Results | None = None
         self._names: list[str] = []
 
@@ -33,7 +35,7 @@ class PredictionFiles(pl.Callback):
             self._names = result_names(data.index.files.texts())
             threshold = task.threshold if getattr(task, "multi_label", False) else None
             path = Path(trainer.default_root_dir) / self.folder
-            self._results = Results(path, data.task, task.class_names, threshold)
+            self._results = Results(path, data.task, task.class_names, threshold, self.label_maps)
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any

@@ -90,6 +90,7 @@ def _predict_pictures(words: list[str]) -> int:
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="cut large pictures into overlapping tiles of this side"
     )
+    parser.add_argument("--label_maps", choices=("png", "tiff"), help="of instances, 16 bits both (default png)")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     options = parser.parse_args(words)
     checkpoint = run_folder.find_checkpoint(options.ckpt_path, Path("runs"), "")
@@ -104,6 +105,7 @@ def _predict_pictures(words: list[str]) -> int:
         device=options.device,
         threshold=options.threshold,
         precision=options.precision,
+        label_maps=options.label_maps,
         overwrite=options.overwrite,
         **({} if options.tile is None else {"tile": options.tile}),
     )
