@@ -12,7 +12,7 @@ from lit_vision.networks.csp_layers import ConvUnit, conv3x3
 from lit_vision.networks.yolo_layers import OBJECT_PRIOR
 from lit_vision.networks.yolo_network import pyramid
 from lit_vision.ops.grid import Decoded
-from lit_vision.ops.points import decode_points, flatten_points, make_points
+from lit_vision.ops.points import Points, decode_points, flatten_points, make_points
 
 START_CELLS = 2.0  # a new head's boxes reach so many cells to each side
 
@@ -112,9 +112,20 @@ class AnchorFreeYOLO(nn.Module):
         There is no objectness beside the classes: it is the best class's probability, and `probabilities` are relative
         to it, so that their product, a detection's score, is the class's own probability.
         """
-        flat = flatten_points(outputs)
+        return self._decoded(flatten_points(outputs), self._points(outputs))
+
+    def decode_above(self, outputs: Sequence[Tensor], threshold: float) -> list[Decoded]:
+        """As `decode`, of each image only the boxes whose best class is above a threshold."""
+        flat, points = flatten_points(outputs, outputs[0].dtype), self._points(outputs)
+        best = flat[..., 4 * (self.reg_max + 1) :].amax(dim=-1).float().sigmoid()
+        rows = [(one > threshold).nonzero().flatten() for one in best]
+        return [self._decoded(flat[i, own].float(), points.at(own)) for i, own in enumerate(rows)]
+
+    def _points(self, outputs: Sequence[Tensor]) -> Points:
+        return make_points([(raw.shape[2], raw.shape[3]) for raw in outputs], self.strides, outputs[0].device)
+
+    def _decoded(self, flat: Tensor, points: Points) -> Decoded:
         sides = 4 * (self.reg_max + 1)
-        points = make_points([(raw.shape[2], raw.shape[3]) for raw in outputs], self.strides, flat.device)
         chances = flat[..., sides:].sigmoid()
         best = chances.amax(dim=-1)
         relative = chances / best.clamp(min=torch.finfo(chances.dtype).tiny)[..., None]

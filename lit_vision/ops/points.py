@@ -44,9 +44,9 @@ def make_points(sizes: Sequence[tuple[int, int]], strides: Sequence[int], device
     return Points(torch.cat(places), torch.cat(sides))
 
 
-def flatten_points(outputs: Sequence[Tensor]) -> Tensor:
-    """S raw outputs (B, K, rows, columns) to (B, N, K) float32, N in the order of `Points`."""
-    return torch.cat([output.permute(0, 2, 3, 1).flatten(1, 2) for output in outputs], dim=1).float()
+def flatten_points(outputs: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+    """S raw outputs (B, K, rows, columns) to (B, N, K), N in the order of `Points`."""
+    return torch.cat([output.permute(0, 2, 3, 1).flatten(1, 2) for output in outputs], dim=1).to(dtype)
 
 
 def distances(raw: Tensor, reg_max: int) -> Tensor:

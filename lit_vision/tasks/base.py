@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -15,7 +14,7 @@ from torchmetrics import Metric
 
 from lit_vision.errors import UserError
 from lit_vision.networks.freezing import freeze_parameters, frozen_parameters, norms_of
-from lit_vision.networks.preprocess import Preprocess
+from lit_vision.networks.preprocess import Preprocess, interleave
 from lit_vision.networks.sharding import blocks
 from lit_vision.networks.stages import Stages, divide
 from lit_vision.ops.tiles import check_tiles
@@ -160,7 +159,7 @@ class VisionTask(pl.LightningModule):
         """Puts the pictures into the network's memory format; features that stand for them are as they must be."""
         pictures = isinstance(batch, dict) and isinstance(batch["image"], Tensor)
         if self.channels_last and pictures and batch["image"].ndim == 4:
-            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+            batch["image"] = interleave(batch["image"])
         return batch
 
     # --- optimisation -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from lit_vision.data.transforms import restore_boxes
 from lit_vision.errors import UserError
 from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.networks.fusion import InferenceCopy
+from lit_vision.networks.preprocess import interleave
 from lit_vision.ops.box_views import View, views
 from lit_vision.ops.grid import Decoded
 from lit_vision.tasks.base import VisionTask
@@ -138,7 +139,7 @@ class BoxTask(VisionTask):
             outputs: list[Tensor] = self(images)
             return outputs
         if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+            images = interleave(images)
         return self._inference(self.network, self.preprocess(images))
 
     def _detections(self, found: Sequence[Decoded], batch: Batch, rule: Rule) -> list[DetectionPrediction]:

@@ -18,7 +18,7 @@ from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.darknet_weights import plain_backbone_args
 from lit_vision.networks.head_split import HeadSplit
 from lit_vision.networks.licences import licence_of
-from lit_vision.networks.preprocess import Preprocess
+from lit_vision.networks.preprocess import Preprocess, interleave
 from lit_vision.ops.mixing import Mixing
 from lit_vision.tasks.base import VisionTask
 from lit_vision.types import ClassificationBatch, ClassificationPrediction
@@ -177,7 +177,7 @@ class TransferClassifier(VisionTask):
         else:
             images, targets = self.mixing(batch["image"], targets)
             if self.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
+                images = interleave(images)
             logits = self(images)
         loss = self.loss(logits, targets)
         self.log_loss("train", loss, len(targets))

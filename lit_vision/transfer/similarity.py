@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from lit_vision.errors import UserError
+from lit_vision.networks.preprocess import interleave
 from lit_vision.networks.stages import divide
 from lit_vision.transfer.estimates import Difference, Features, Probe, logme, neighbours, paired, probe
 from lit_vision.transfer.features import (
@@ -185,7 +186,7 @@ def _stages(task: Any) -> list[list[str]]:
 
 def _input(task: Any, batch: dict[str, Any]) -> Tensor:
     images: Tensor = task.preprocess(batch["image"])
-    return images.contiguous(memory_format=torch.channels_last) if task.channels_last else images
+    return interleave(images) if task.channels_last else images
 
 
 def _affordable(task: Any, batch: dict[str, Any], positions: Int64Array, minutes: float, seed: int) -> Int64Array:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lit_vision.errors import UserError
-from lit_vision.networks.preprocess import Preprocess
+from lit_vision.networks.preprocess import Preprocess, interleave
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -38,6 +38,17 @@ def test_memory_format_is_kept() -> None:
     result = Preprocess(*IMAGENET)(images)
     assert result.is_contiguous(memory_format=torch.channels_last)
     assert Preprocess(*IMAGENET)(torch.zeros(2, 3, 8, 8)).is_contiguous()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 1, 4, 4), (3, 5, 1, 9), (0, 3, 4, 4)])
+def test_interleaved_images_are_the_same_ones(shape: tuple[int, ...]) -> None:
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    for given in (images, images.float(), images.contiguous(memory_format=torch.channels_last), images.flip(3)):
+        result = interleave(given)
+        assert torch.equal(result, given)
+        assert result.is_contiguous(memory_format=torch.channels_last)
+    preprocess = Preprocess([0.1 * c for c in range(shape[1])], [0.5 + c for c in range(shape[1])])
+    torch.testing.assert_close(preprocess(interleave(images)), preprocess(images), rtol=1e-6, atol=1e-6)
 
 
 def test_autocast_and_half_modules_lose_no_bits_of_a_pixel() -> None:
