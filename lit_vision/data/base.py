@@ -18,6 +18,7 @@ from lit_vision.data.decode import Depth, read_image
 from lit_vision.data.formats import read
 from lit_vision.data.index import Index
 from lit_vision.data.loader import EpochLoader, start_worker
+from lit_vision.data.rasterise import refuse_more_than_bytes
 from lit_vision.data.sampler import EpochSampler
 from lit_vision.data.splits import split
 from lit_vision.data.transforms import Fit, Transform
@@ -115,6 +116,8 @@ class VisionDataModule(pl.LightningDataModule):
     def index(self) -> Index:
         """Annotations with splits, read and checked once, before the network is built."""
         index = split(self.read(), **self.division, seed=self.seed)
+        if self.task in ("segmentation", "instances"):
+            refuse_more_than_bytes(index)
         # Other processes of the same run would repeat the very same check.
         if self.checked and int(os.environ.get("LOCAL_RANK", "0")) == 0:
             with Progress(transient=True) as bar:

@@ -9,7 +9,7 @@ import numpy as np
 from lit_vision.data.decode import read_label_map, read_mask
 from lit_vision.data.index import FILE, POLYGONS, RLE, Index
 from lit_vision.data.rle import pixels_of, polygon_rle
-from lit_vision.errors import UserError
+from lit_vision.errors import DataError, UserError
 from lit_vision.ops.instances import runs_of
 from lit_vision.types import IGNORE_INDEX, BoolArray, FloatArray, Int32Array, Int64Array, UInt8Array
 
@@ -145,6 +145,24 @@ def _vote(instances: Int32Array, classes: UInt8Array, count: int, num_classes: i
 def segmentation_classes(index: Index) -> tuple[str, ...]:
     """The class names that the values of `class_mask` stand for: with "background" first where objects are painted."""
     return index.class_names if index.mask_kind == "classes" else (BACKGROUND, *index.class_names)
+
+
+def refuse_more_than_bytes(index: Index) -> None:
+    """Class masks are of bytes, of which the last is for what is ignored.
+
+    Raises:
+        DataError: there are more classes.
+    """
+    names = segmentation_classes(index)
+    if len(names) > IGNORE_INDEX:
+        beside = "" if index.mask_kind == "classes" else " beside the background"
+        most = IGNORE_INDEX - (len(names) - len(index.class_names))
+        raise DataError(
+            [
+                f"{index.root} has {len(index.class_names)} classes, but a class mask holds at most {most}{beside}: "
+                "leave some out of the annotations, or merge several into one."
+            ]
+        )
 
 
 def class_mask(index: Index, i: int, size: tuple[int, int]) -> UInt8Array:

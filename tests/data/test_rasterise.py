@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from lit_vision.data.formats.outlines import mask_box, mask_polygons
 from lit_vision.data.index import NO_SEGMENT, POLYGONS, RLE, Index, Packed
-from lit_vision.data.rasterise import class_mask, rasterise, renumber, segmentation_classes
+from lit_vision.data.rasterise import class_mask, rasterise, refuse_more_than_bytes, renumber, segmentation_classes
 from lit_vision.data.rle import (
     compress,
     counts_of,
@@ -17,6 +18,7 @@ from lit_vision.data.rle import (
     join_rings,
     polygon_rle,
 )
+from lit_vision.errors import DataError
 
 SIZE = (9, 12)
 
@@ -122,6 +124,19 @@ def test_no_objects() -> None:
     assert instances.max() == 0
     assert labels.shape == (0,)
     assert class_mask(make([], []), 0, SIZE).max() == 0
+
+
+def test_classes_that_a_byte_cannot_hold_are_refused() -> None:
+    ring = np.array([[0, 0], [2, 0], [2, 2], [0, 2]], np.float32)
+    index = replace(make([(POLYGONS, ring.tobytes())], [253]), class_names=tuple(map(str, range(254))))
+    refuse_more_than_bytes(index)
+    assert class_mask(index, 0, SIZE)[1, 1] == 254
+    with pytest.raises(DataError, match="/nowhere has 255 classes, but a class mask holds at most 254 beside the back"):
+        refuse_more_than_bytes(replace(index, class_names=tuple(map(str, range(255)))))
+    painted = replace(index, mask_kind="classes", class_names=tuple(map(str, range(255))))
+    refuse_more_than_bytes(painted)
+    with pytest.raises(DataError, match="has 256 classes, but a class mask holds at most 255: leave some out"):
+        refuse_more_than_bytes(replace(painted, class_names=tuple(map(str, range(256)))))
 
 
 def test_renumber_leaves_no_gaps() -> None:

@@ -22,29 +22,34 @@ def scenes(seed: int, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
     return predicted, truth
 
 
-def band(region: np.ndarray, width: int) -> np.ndarray:
-    """What erosions take away, the outside being background (mask_to_boundary of the paper's authors)."""
-    return region & ~ndimage.binary_erosion(region, np.ones((3, 3)), iterations=width, border_value=0)
+def band(labels: np.ndarray, c: int, width: int) -> np.ndarray:
+    """What erosions take away, the outside being background (mask_to_boundary of the paper's authors).
+
+    Unknown pixels are of the class itself for the erosions, so that they take nothing away, and then left out.
+    """
+    inside = ndimage.binary_erosion((labels == c) | (labels == 255), np.ones((3, 3)), iterations=width, border_value=0)
+    return (labels == c) & ~inside
 
 
 def outline(labels: np.ndarray, c: int) -> np.ndarray:
-    """Pixels of class c with another label among their eight neighbours; the edge of the picture is none."""
-    padded = np.pad(labels, 1, mode="edge")
+    """Pixels of class c with another known label among their eight neighbours; the edge of the picture is none."""
+    padded = np.pad(labels, 1, constant_values=255)
     near = [
         padded[1 + y : 1 + y + labels.shape[0], 1 + x : 1 + x + labels.shape[1]] for y in (-1, 0, 1) for x in (-1, 0, 1)
     ]
-    return (labels == c) & np.any([one != labels for one in near], axis=0)
+    return (labels == c) & np.any([(one != labels) & (one != 255) for one in near], axis=0)
 
 
 def recount(predicted: np.ndarray, truth: np.ndarray, width: int, tolerance: float) -> np.ndarray:
-    counts, known = np.zeros((len(NAMES), len(COUNTS)), int), truth != 255
+    counts = np.zeros((len(NAMES), len(COUNTS)), int)
+    predicted = np.where(truth == 255, 255, predicted)
     for c in range(len(NAMES)):
-        guess, true = band(predicted == c, width) & known, band(truth == c, width)
+        guess, true = band(predicted, c, width), band(truth, c, width)
         counts[c, :2] = (guess & true).sum(), (guess | true).sum()
         lines = outline(predicted, c), outline(truth, c)
         for k, (own, other) in enumerate((lines, lines[::-1])):
             away = ndimage.distance_transform_edt(~other) if other.any() else np.full(own.shape, np.inf)
-            counts[c, 2 + 2 * k : 4 + 2 * k] = (own & known & (away <= tolerance)).sum(), (own & known).sum()
+            counts[c, 2 + 2 * k : 4 + 2 * k] = (own & (away <= tolerance)).sum(), own.sum()
     return counts
 
 
@@ -84,6 +89,21 @@ def test_a_perfect_prediction_is_one_and_an_absent_class_is_left_out() -> None:
     values = metric.compute()
     assert float(values["boundary_iou"]) == float(values["boundary_f1"]) == 1.0
     assert "boundary_iou/car" not in values
+
+
+@pytest.mark.parametrize("shape", ["strip along the border", "island across it", "island beside it", "everywhere"])
+def test_a_perfect_prediction_is_one_beside_unknown_pixels_too(shape: str) -> None:
+    """Pascal VOC paints a strip over every border."""
+    real = np.zeros((40, 40), int)
+    real[:, 20:] = 1
+    truth = real.copy()
+    place = {"strip along the border": np.s_[:, 17:23], "island across it": np.s_[10:20, 15:25]}
+    truth[(place | {"island beside it": np.s_[5:9, 30:34], "everywhere": np.s_[:]})[shape]] = 255
+    counts = boundary_counts(real, truth, 2)
+    both, either, hit_guess, guess, hit_truth, true = counts.sum(0).tolist()
+    assert (both, hit_guess, hit_truth) == (either, guess, true)
+    assert (either > 0) == (shape != "everywhere")
+    assert (true > 0) == ("island" in shape)
 
 
 def test_padding_beside_the_picture_changes_nothing() -> None:
