@@ -18,6 +18,7 @@ from lit_vision.networks.preprocess import Preprocess, interleave
 from lit_vision.networks.sharding import blocks
 from lit_vision.networks.stages import Stages, divide
 from lit_vision.ops.tiles import check_tiles
+from lit_vision.tasks.checkpoint_facts import refuse_other_task, say_other_preparation, shown_classes
 from lit_vision.tasks.optimization import as_channels_last, fuse, parameter_groups, scale_learning_rates, warmup_cosine
 from lit_vision.types import Batch, UInt8Array
 
@@ -84,7 +85,7 @@ class VisionTask(pl.LightningModule):
         if num_classes not in (None, len(class_names)):
             raise UserError(
                 f"model.num_classes is {num_classes}, but the data has {len(class_names)} classes "
-                f"{_shown(class_names)}: leave it out, it comes from the data"
+                f"{shown_classes(class_names)}: leave it out, it comes from the data"
             )
         self.class_names = list(class_names)
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
@@ -113,9 +114,7 @@ class VisionTask(pl.LightningModule):
     # --- set-up -------------------------------------------------------------------------------------------------
     def setup(self, stage: str) -> None:
         """Freezes (before DDP wraps the module), sets the memory format, compiles; remembers the data's facts."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None and hasattr(datamodule, "preprocessing"):
-            self.data = dict(datamodule.preprocessing)
+        self.data = self._preprocessing() or self.data
         if stage == "fit" and self.freezing is not None:
             self._freeze(self.freezing)
         if self.channels_last and self.device_mesh is None:  # FSDP2 divides contiguous parameters only
@@ -124,6 +123,11 @@ class VisionTask(pl.LightningModule):
             for child in self.children():
                 if next(child.parameters(), None) is not None:  # losses and metrics only break the graph
                     child.compile()
+
+    def _preprocessing(self) -> dict[str, Any] | None:
+        """That of the pictures that the Trainer feeds; None where there is no Trainer or no data module of ours."""
+        found = getattr(getattr(self._trainer, "datamodule", None), "preprocessing", None)
+        return None if found is None else dict(found)
 
     def configure_model(self) -> None:
         """Under ModelParallelStrategy (FSDP2): each block of a backbone is divided by itself, then all the rest."""
@@ -262,23 +266,11 @@ class VisionTask(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another task or of other classes."""
-        facts = checkpoint.get("lit_vision")
-        if facts is None:
-            raise UserError("the checkpoint was not written by lit_vision: give one of a lit_vision run")
-        if facts["task"] != self._kind().__name__:
-            raise UserError(f"the checkpoint is of a {facts['task']}, but the model is a {self._kind().__name__}")
-        if facts["class_names"] != self.class_names:
-            raise UserError(
-                f"the checkpoint knows {len(facts['class_names'])} classes {_shown(facts['class_names'])}, "
-                f"but the data has {self.num_classes} {_shown(self.class_names)}: use the data it was trained on"
-            )
-        self.data = dict(facts["data"])
+        """Refuses a checkpoint of another task or of other classes; how pictures are prepared, the data decides."""
+        facts = refuse_other_task(checkpoint.get("lit_vision"), self._kind().__name__, self.class_names)
+        self.data = self._preprocessing() or dict(facts["data"])
+        say_other_preparation(facts["data"], self.data)
         self.licence = facts.get("licence")
-
-
-def _shown(names: Sequence[str]) -> str:
-    return "(" + ", ".join(list(names)[:5]) + (", ..." if len(names) > 5 else "") + ")"
 
 
 def without_padding(batch: Batch) -> Batch:

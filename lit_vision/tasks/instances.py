@@ -24,7 +24,7 @@ from lit_vision.tasks.instance_maps import (
     restored_maps,
     visible_maps,
 )
-from lit_vision.tasks.tile_maps import originals, tile_transform, tiled_maps
+from lit_vision.tasks.tile_maps import originals, say_unused_tile, tested_in_tiles, tile_transform, tiled_maps
 from lit_vision.tasks.tuning import Tuning, say_found
 from lit_vision.tasks.two_masks import Train, TwoMaskTask
 from lit_vision.types import IGNORE_INDEX, InstanceBatch, InstancePrediction, UInt8Array
@@ -184,7 +184,7 @@ class InstanceSegmenter(TwoMaskTask):
         the blended maps.
         """
         views = self.views if averaged else SINGLE_VIEW
-        if self.tile is not None and self.data.get("fit") == "native":
+        if tested_in_tiles(self):
             maps = torch.stack([self._in_tiles(batch, i, views) for i in range(len(batch["size"]))])
             return maps[:, :-1].clamp_min(1e-12).log(), maps[:, -1:].logit(1e-6), maps
         pixels, border = self(batch["image"])
@@ -201,6 +201,10 @@ class InstanceSegmenter(TwoMaskTask):
         for top, band in tiled_maps(self, image, partial(mean_over_views, self._probabilities, **views)):
             maps[:, top : top + band.shape[1], :width] = band.to(self.device)
         return maps
+
+    def on_test_start(self) -> None:
+        """Says where tiles are not used."""
+        say_unused_tile(self)
 
     def on_validation_epoch_start(self) -> None:
         """Keeps the maps of a validation in a training, for the thresholds that are to be found."""

@@ -27,7 +27,7 @@ from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.segmentation import create_segmenter
 from lit_vision.ops.averaging import Flip, check_views, mean_over_views
 from lit_vision.tasks.base import VisionTask
-from lit_vision.tasks.tile_maps import originals, restored, tiled_maps
+from lit_vision.tasks.tile_maps import originals, restored, say_unused_tile, tested_in_tiles, tiled_maps
 from lit_vision.types import SegmentationBatch, SegmentationPrediction, UInt8Array
 
 OUTLINED = {"test": ("test",), "always": ("val", "test"), "never": ()}  # stages in which outlines are compared
@@ -137,6 +137,7 @@ class SemanticSegmenter(VisionTask):
     def on_test_start(self) -> None:
         """As `on_validation_start`."""
         self._weigh_classes()
+        say_unused_tile(self)
 
     def _weigh_classes(self) -> None:
         missing = [loss for loss in self._automatic if loss.class_weights is None]
@@ -167,7 +168,7 @@ class SemanticSegmenter(VisionTask):
     # --- evaluation ---------------------------------------------------------------------------------------------
     def _evaluate(self, batch: SegmentationBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, Any]]:
         parts = _parts(batch)
-        if self.tile is not None and self.data.get("fit") == "native":
+        if tested_in_tiles(self):
             predictions, losses = zip(*(self._in_tiles(batch, i, stage) for i in range(len(parts))), strict=True)
             loss, masks = torch.stack(losses).mean(), torch.stack([one["mask"] for one in predictions])
             confidence = torch.stack([one["confidence"] for one in predictions])

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_vision.data.dataset import NATIVE_MULTIPLE, Collate
@@ -28,6 +29,20 @@ def tile_of(task: VisionTask) -> int:
     if task.tile is None or "fit" not in task.data:
         raise UserError("tiles need model.tile, and a task of a checkpoint: load_task(path, tile=512)")
     return task.tile
+
+
+def tested_in_tiles(task: VisionTask) -> bool:
+    """Whether `test` and `validate` see tiles: those of a batch's pictures, which are at their own scale."""
+    return task.tile is not None and task.data.get("fit") == "native"
+
+
+def say_unused_tile(task: VisionTask) -> None:
+    """A line where `test` is told of tiles that its pictures are not cut into."""
+    if task.tile is not None and not tested_in_tiles(task):
+        rank_zero_info(
+            f"model.tile {task.tile} is for predict: the test sees whole pictures, as fit: {task.data.get('fit')} "
+            "makes them; with fit: native it would see tiles"
+        )
 
 
 def tiled_maps(

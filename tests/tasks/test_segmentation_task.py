@@ -262,6 +262,27 @@ def test_tiles_in_evaluation_count_as_the_whole_picture_does(root: Path) -> None
     assert 0.0 < values[0]["val/miou"] < 1.0
 
 
+def test_a_test_prepares_pictures_as_its_own_data_do_not_as_the_checkpoint_s(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    trained = SemanticSegmenter(NAMES, **TINY)
+    trainer = quiet_trainer(max_epochs=0)
+    trainer.fit(trained, data_module(root, fit="native"))
+    trainer.save_checkpoint(tmp_path / "native.ckpt")
+    assert load_task(tmp_path / "native.ckpt").data["fit"] == "native"
+    found = []
+    for tile in (None, 32):
+        tester = quiet_trainer()
+        tested, data = SemanticSegmenter(NAMES, tile=tile, **TINY), data_module(root, image_size=32)
+        with caplog.at_level("INFO"):
+            found.append(tester.test(tested, data, ckpt_path=tmp_path / "native.ckpt", verbose=False)[0])
+        assert tested.data == data.preprocessing
+        assert ("model.tile 32 is for predict" in caplog.text) == (tile is not None)
+        assert "data.image_size is 32 x 32 (64 x 64 in the checkpoint), data.fit is letterbox (native" in caplog.text
+    assert found[0] == found[1]
+
+
 def test_views_are_averaged_in_test_and_prediction_not_in_validation(root: Path) -> None:
     data = data_module(root)
     task = SemanticSegmenter(NAMES, tta_flips=["horizontal"], tta_scales=[1.0, 0.75], **TINY).eval()
