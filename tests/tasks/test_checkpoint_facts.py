@@ -25,6 +25,6 @@ def test_pictures_prepared_otherwise_are_said(caplog: pytest.LogCaptureFixture) 
         assert not caplog.records
         say_other_preparation(known, {**known, "fit": "letterbox", "image_size": [320, 416]})
     assert caplog.messages == [
-        "data.image_size is 320 x 416 (320 x 320 in the checkpoint), data.fit is letterbox (stretch in the checkpoint): "
-        "the network sees other pictures than it was made with"
+        "data.image_size is 320 x 416 (320 x 320 in the checkpoint), data.fit is letterbox (stretch in the checkpoint)"
+        ": the network sees other pictures than it was made with"
     ]
