@@ -35,7 +35,7 @@ def _other_classes(known: Sequence[str], given: Sequence[str]) -> str:
     if len(known) == len(given) and len(pairs) < max(len(known) / 2, 2):
         return (
             f"the checkpoint names {len(pairs)} of its {len(known)} classes otherwise than the data: "
-            f"{', '.join(pairs)}; rename them in the data, or, if it came from Darknet, import it again with these --names"
+            f"{', '.join(pairs)}; rename the data's, or import the Darknet network again with these as --names"
         )
     return (
         f"the checkpoint knows {len(known)} classes {shown_classes(known)}, "
