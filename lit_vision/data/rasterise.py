@@ -1,6 +1,7 @@
 """Annotations of one image as pixels: a label map of its objects, or a class mask."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeVar, cast
 
 import cv2
@@ -122,23 +123,28 @@ def _from_label_map(index: Index, i: int, size: tuple[int, int]) -> tuple[Int32A
         return instances, np.zeros(len(old), np.int64)
     classes = read_mask(index.root / name)
     _require_size(classes, size, index.root / name)
-    return instances, _vote(instances, classes, len(old), len(index.class_names), f"{index.root / name}")
+    return instances, _vote(instances, classes, old, len(index.class_names), index.root / name)
 
 
-def _vote(instances: Int32Array, classes: UInt8Array, count: int, num_classes: int, where: str) -> Int64Array:
-    """The commonest class among each object's pixels; background (0) and ignored pixels have no vote."""
-    voters = (instances > 0) & (classes > 0) & (classes != IGNORE_INDEX)
-    ballots = (instances[voters].astype(np.int64) - 1) * 256 + classes[voters]
-    votes = np.bincount(ballots, minlength=count * 256).reshape(count, 256)
-    winners = votes.argmax(1)
-    if count and (votes.max(1) == 0).any():
-        number = int((votes.max(1) == 0).argmax()) + 1
-        raise UserError(f"{where} gives object {number} no class: paint its pixels with 1 + class.")
-    if count and winners.max() > num_classes:
-        raise UserError(
-            f"{where} has the value {winners.max()}, but there are {num_classes} classes: values are 1 + class."
-        )
-    labels: Int64Array = winners.astype(np.int64) - 1
+def _vote(instances: Int32Array, classes: UInt8Array, old: Int64Array, num_classes: int, file: Path) -> Int64Array:
+    """The commonest class among each object's pixels; background (0) and what is no class have no vote.
+
+    Args:
+        instances: label map of the objects 1..N.
+        classes: (H, W) 1 + class.
+        old: (N,) the objects' numbers in their file.
+        num_classes: K.
+        file: of the class mask, for errors.
+    """
+    ballots = (instances[instances > 0].astype(np.int64) - 1) * 256 + classes[instances > 0]
+    votes = np.bincount(ballots, minlength=len(old) * 256).reshape(len(old), 256)
+    valid = votes[:, 1 : min(num_classes, IGNORE_INDEX - 1) + 1]
+    silent = np.flatnonzero(valid.sum(1) == 0)
+    if len(silent):
+        other = [value for value in np.flatnonzero(votes[silent[0]]).tolist() if num_classes < value != IGNORE_INDEX]
+        why = f", but the value {other[0]}, and there are {num_classes} classes" if other else ""
+        raise UserError(f"{file} gives object {old[silent[0]]} no class{why}: paint its pixels with 1 + class.")
+    labels: Int64Array = valid.argmax(1).astype(np.int64)
     return labels
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lit_vision.types import BoolArray, FloatArray, Int32Array, Int64Array
 
 LARGEST_EXACT = 2**24  # float32, in which OpenCV filters label maps, holds integers up to here
+MOST_RADIUS = 255
 THIN, BROAD = 2, 4  # pixels: 1 is too thin to be learned
 OF_WIDTH, OF_HALF = 0.1, 0.45  # of an object's side, and of its half width at most
 REACH = 3.5  # standard deviations beyond which a weight is as good as 1
@@ -20,23 +21,33 @@ def touching_border(instances: Int32Array, radius: int | Int64Array = 2) -> Bool
 
     A pixel inside an object counts when another object lies within the object's radius (Chebyshev distance), a
     background pixel when two objects lie within the largest radius of the objects near it. The line between two
-    touching objects is thus as wide as their radii together, gaps of up to that width are filled, and outlines that
-    touch nothing are left out. The work does not grow with the number of objects.
+    touching objects is thus as wide as their radii together. A gap takes from it what it is wide: up to one radius it is
+    filled, a wider one in its middle, and from twice the radius on there is no line. Outlines that touch nothing are left
+    out. The work does not grow with the number of objects.
 
     Args:
         instances: label map.
-        radius: pixels, of all objects or (N,) of each, as `object_radii` gives them. 2 or 3 is learned well, 1 is not;
-            must stay well below half the width of the object.
+        radius: whole pixels from 1 to 255, of all objects or (N,) of each, as `object_radii` gives them. 2 or 3 is
+            learned well, 1 is not; must stay well below half the width of the object.
 
     Returns:
         (H, W) bool.
+
+    Raises:
+        ValueError: the numbers are too large, a radius is none, or there are fewer radii than objects.
     """
-    if instances.max(initial=0) >= LARGEST_EXACT:
+    count = int(instances.max(initial=0))
+    if count >= LARGEST_EXACT:
         raise ValueError(f"label maps must stay below {LARGEST_EXACT}")
+    given = np.asarray(radius)
+    if given.size and (given.dtype.kind not in "iu" or given.min() < 1 or given.max() > MOST_RADIUS):
+        raise ValueError(f"radius is {radius}: give whole pixels from 1 to {MOST_RADIUS}")
+    if given.ndim and (given.ndim != 1 or len(given) < count):
+        raise ValueError(f"there are {given.size} radii for objects up to number {count}: give one of each")
     labels = np.maximum(instances, 0)
-    if isinstance(radius, int):
-        return _two_within(labels, radius)[radius]
-    radii = np.concatenate([np.zeros(1, np.uint8), radius.astype(np.uint8)])
+    if not given.ndim:
+        return _two_within(labels, int(given))[int(given)]
+    radii = np.concatenate([np.zeros(1, np.uint8), given.astype(np.uint8)])
     most = int(radii.max(initial=0))
     own = np.take(radii, labels)
     near = cv2.dilate(own, np.ones((2 * most + 1, 2 * most + 1), np.uint8)) if most else own

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,20 @@ def test_border_fills_narrow_gaps_only() -> None:
     labels[:, :3], labels[:, 4:7], labels[:, 11:] = 1, 2, 3  # gaps of one and of four pixels
     assert touching_border(labels, 2)[2].nonzero()[0].tolist() == [2, 3, 4]
     assert touching_border(labels, 1)[2].nonzero()[0].tolist() == [3]
+
+
+@pytest.mark.parametrize("radius", [2, 3, np.int64(4)])
+def test_a_gap_takes_from_the_line_what_it_is_wide(radius: int) -> None:
+    for gap in range(2 * radius + 2):
+        labels = np.zeros((3, 60), np.int32)
+        labels[:, :20], labels[:, 20 + gap :] = 1, 2
+        assert touching_border(labels, radius)[1].sum() == max(2 * radius - gap, 0)
+
+
+@pytest.mark.parametrize("radius", [0, -1, 256, 2.0, "auto", np.array([2, 300]), np.array([[2, 2]]), np.array([2])])
+def test_radii_that_are_none_are_refused(radius: Any) -> None:
+    with pytest.raises(ValueError, match=r"give (whole pixels from 1 to 255|one of each)"):
+        touching_border(two_touching_squares(), radius)
 
 
 def test_border_ignores_the_outer_contour_background_and_crowds() -> None:

@@ -42,10 +42,12 @@ def test_class_by_vote(tmp_path: Path) -> None:
     index = labelmaps.read(tmp_path, classes=["round", "long"])
     assert rasterise(index, 0, (2, 4))[1].tolist() == [1, 1, 0]
     picture(tmp_path / "classes/a.png", np.zeros((2, 4), np.uint8))
-    with pytest.raises(UserError, match=r"classes/a.png gives object 1 no class"):
+    with pytest.raises(UserError, match=r"classes/a.png gives object 2 no class: paint"):
         rasterise(index, 0, (2, 4))
-    picture(tmp_path / "classes/a.png", np.full((2, 4), 3, np.uint8))
-    with pytest.raises(UserError, match=r"classes/a.png has the value 3, but there are 2 classes"):
+    picture(tmp_path / "classes/a.png", np.array([[0, 3, 2, 0], [3, 1, 0, 2]], np.uint8))  # 3 is no class: no vote
+    assert rasterise(index, 0, (2, 4))[1].tolist() == [1, 1, 0]
+    picture(tmp_path / "classes/a.png", np.array([[0, 2, 2, 0], [3, 3, 0, 2]], np.uint8))
+    with pytest.raises(UserError, match=r"gives object 300 no class, but the value 3, and there are 2 classes: paint"):
         rasterise(index, 0, (2, 4))
 
 
