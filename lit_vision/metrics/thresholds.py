@@ -20,6 +20,7 @@ from lit_vision.types import BoolArray, Int32Array, Int64Array
 PIXEL = (0.3, 0.4, 0.5, 0.6, 0.7)
 BORDER = (0.1, 0.2, 0.3, 0.4, 0.55, 0.7)
 AREA = (0.5, 1.0, 2.0)  # times the area in force before anything was found
+FARTHER = (0.0, 0.125, 0.25, 4.0, 8.0, 16.0)  # likewise, once the thresholds are known
 MOST_KEPT = 2**28  # pixels of the pictures that a process keeps, compressed to about a byte each
 MOST_SEARCHED = 2**24  # pixels that it searches: a quarter of a minute
 
@@ -40,6 +41,12 @@ def grid(start: Separation, pixel: bool = True, border: bool = True, area: bool 
     )
     found = {replace(start, pixel_threshold=p, border_threshold=b, min_area=a) for p, b, a in choices}
     return sorted({start, *found}, key=partial(_distance, start))
+
+
+def wider(best: Separation, start: Separation) -> list[Separation]:
+    """The best so far, then its thresholds with much smaller and larger areas than `start` has."""
+    farther = {replace(best, min_area=start.min_area * factor) for factor in FARTHER}
+    return sorted({best, *farther}, key=partial(_distance, best))
 
 
 def _distance(start: Separation, other: Separation) -> tuple[float, Separation]:
@@ -71,6 +78,11 @@ class ThresholdSearch(Metric):
             self.add_state(state, zeros, dist_reduce_fx="sum")
         self.add_state("objects", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
+    def begin(self, choices: Sequence[Separation]) -> None:
+        """Starts anew with other combinations, of which there are not more."""
+        self.reset()
+        self.choices = list(choices)
+
     def update(self, maps: Maps, truth: Int32Array, ignored: BoolArray | None = None) -> None:
         """Add one picture: the maps, the label map of its objects (negative in crowds), and where nothing counts."""
         objects = np.zeros(max(int(truth.max(initial=0)), 0), np.int64)
@@ -84,7 +96,8 @@ class ThresholdSearch(Metric):
 
     def scores(self) -> Tensor:
         """(G,) float64, of each combination; 0 where there is nothing to find and nothing found."""
-        return (self.hits / (self.false + self.objects).clamp_min(1)).mean(1, dtype=torch.float64)
+        shares = self.hits / (self.false + self.objects).clamp_min(1)
+        return shares[: len(self.choices)].mean(1, dtype=torch.float64)
 
     def compute(self) -> Tensor:
         """Position of the best combination; the first of equal ones. The first of all where there is no object."""

@@ -21,9 +21,9 @@ def touching_border(instances: Int32Array, radius: int | Int64Array = 2) -> Bool
 
     A pixel inside an object counts when another object lies within the object's radius (Chebyshev distance), a
     background pixel when two objects lie within the largest radius of the objects near it. The line between two
-    touching objects is thus as wide as their radii together. A gap takes from it what it is wide: up to one radius it is
-    filled, a wider one in its middle, and from twice the radius on there is no line. Outlines that touch nothing are left
-    out. The work does not grow with the number of objects.
+    touching objects is thus as wide as their radii together. A gap takes from it what it is wide: up to one radius it
+    is filled, a wider one in its middle, and from twice the radius on there is no line. Outlines that touch nothing are
+    left out. The work does not grow with the number of objects.
 
     Args:
         instances: label map.

@@ -1,6 +1,6 @@
 """Thresholds that nobody has set are found on the validation split, together, after each validation of a training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lit_vision.errors import UserError
 from lit_vision.metrics.instances import InstanceMetrics
-from lit_vision.metrics.thresholds import KeptPicture, KeptPictures, ThresholdSearch, grid
+from lit_vision.metrics.thresholds import KeptPicture, KeptPictures, ThresholdSearch, grid, wider
 from lit_vision.ops.instances import Regrow, check_regrow
 from lit_vision.ops.separation import Maps, Separation
 from lit_vision.tasks.instance_maps import as_prediction
@@ -52,7 +52,8 @@ class Tuning:
         settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         self.start = Separation(**settings, regrow=way, fill_holes=fill_holes)
         self.searched = [name for name in self.found if border or name != "border_threshold"]
-        self.search = ThresholdSearch(grid(self.start, *(name in self.searched for name in FOUND)))
+        self.wanted = [name in self.searched for name in FOUND]
+        self.search = ThresholdSearch(max(grid(self.start, *self.wanted), wider(self.start, self.start), key=len))
         self.kept: KeptPictures | None = None
         self.done = False  # whether anything was found
 
@@ -73,15 +74,23 @@ class Tuning:
         if self.kept is None:
             return None
         kept, self.kept, self.done = self.kept, None, True
-        self.search.reset()
-        for place in kept.searched():
-            picture = kept[place]
-            self.search.update(picture.maps, picture.truth, picture.ignored)
-        best = self.search.choices[int(self.search.compute())]
+        best = self._best(grid(self.start, *self.wanted), kept)
+        if self.wanted[-1]:
+            pixel, border, _ = self.wanted
+            found = self._best(wider(best, self.start), kept)
+            # Objects of quite another size: the thresholds were chosen while most of them, or much dirt, counted wrong.
+            best = best if found == best else self._best(grid(found, pixel, border, False), kept)
         for place in range(len(kept)):
             _count(metrics, kept[place], best)
         log({f"val/{name}": float(getattr(best, name)) for name in self.searched})
         return best
+
+    def _best(self, choices: Sequence[Separation], kept: KeptPictures) -> Separation:
+        self.search.begin(choices)
+        for place in kept.searched():
+            picture = kept[place]
+            self.search.update(picture.maps, picture.truth, picture.ignored)
+        return self.search.choices[int(self.search.compute())]
 
     def adopted(self, saved: dict[str, Any]) -> Separation:
         """What a checkpoint has found, but for what the user has set."""
