@@ -37,7 +37,15 @@ class BorderLoss(SegmentationLoss):
             logits: (B, 1, H, W).
             mask: (B, H, W) int64 of 0, 1 and ignore_index.
             weight: (B, H, W) of each pixel in the cross entropy, as `ops.borders.gap_weights` gives it.
+
+        Raises:
+            UserError: the logits are of classes.
         """
+        if logits.shape[1] != 1:
+            raise UserError(
+                f"BorderLoss is for one map of yes or no, as model.border_loss, but got {logits.shape[1]} classes: "
+                "take CrossEntropyLoss, DiceLoss or another one of classes"
+            )
         logits = logits.float()
         known = mask != self.ignore_index
         target = ((mask == 1) & known).float()

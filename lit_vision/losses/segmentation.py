@@ -222,6 +222,10 @@ class SumLoss(SegmentationLoss):
             raise UserError(
                 f"SumLoss has {len(losses)} losses and {len(self.weights)} weights: give one weight per loss"
             )
+        if not all(0 <= weight < math.inf for weight in self.weights):
+            raise UserError(
+                f"SumLoss has weights {list(self.weights)}: give numbers from 0; below it a loss would grow"
+            )
         self.losses = nn.ModuleList(losses)
 
     def cost(self, logits: Tensor, mask: Tensor) -> Tensor:

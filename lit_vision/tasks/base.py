@@ -19,7 +19,14 @@ from lit_vision.networks.sharding import blocks
 from lit_vision.networks.stages import Stages, divide
 from lit_vision.ops.tiles import check_tiles
 from lit_vision.tasks.checkpoint_facts import refuse_other_task, say_other_preparation, shown_classes
-from lit_vision.tasks.optimization import as_channels_last, fuse, parameter_groups, scale_learning_rates, warmup_cosine
+from lit_vision.tasks.optimization import (
+    as_channels_last,
+    check_optimization,
+    fuse,
+    parameter_groups,
+    scale_learning_rates,
+    warmup_cosine,
+)
 from lit_vision.types import Batch, UInt8Array
 
 CHECKPOINT_VERSION = 1
@@ -80,6 +87,7 @@ class VisionTask(pl.LightningModule):
         if tile is not None and not has_tiles:
             raise UserError(f"model.tile is {tile}, but a {type(self).__name__} does not work in tiles: leave it out")
         check_tiles(tile, tile_overlap)
+        check_optimization(warmup, lr_decay, scheduler_interval)
         if not class_names:
             raise UserError("model.class_names is empty: give at least one class name")
         if num_classes not in (None, len(class_names)):

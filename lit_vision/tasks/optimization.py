@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lit_vision.errors import UserError
 from lit_vision.networks.stages import Stages
 
 
@@ -46,6 +47,20 @@ def parameter_groups(
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith("bias")
+
+
+def check_optimization(warmup: float, lr_decay: float, scheduler_interval: str) -> None:
+    """Refuses settings with which a training makes no sense.
+
+    Raises:
+        UserError: one is out of its range.
+    """
+    if not 0 <= warmup < 1:
+        raise UserError(f"model.warmup is {warmup}: give a share of the run, from 0 to below 1")
+    if not 0 < lr_decay < math.inf:
+        raise UserError(f"model.lr_decay is {lr_decay}: give a factor above 0, such as 0.8; 1 is the same rate for all")
+    if scheduler_interval not in ("epoch", "step"):
+        raise UserError(f"model.scheduler_interval is {scheduler_interval}: give epoch or step")
 
 
 def scale_learning_rates(optimizer: Optimizer) -> None:

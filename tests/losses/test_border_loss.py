@@ -50,3 +50,8 @@ def test_ignored_pixels_have_no_gradient_and_a_batch_of_them_costs_nothing() -> 
 def test_settings_out_of_range_are_named() -> None:
     with pytest.raises(UserError, match="border_pixel_weight above 0"):
         BorderLoss(0)
+
+
+def test_logits_of_classes_are_refused() -> None:
+    with pytest.raises(UserError, match=r"is for one map of yes or no, as model\.border_loss, but got 3 classes"):
+        BorderLoss()(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))

@@ -156,6 +156,8 @@ def test_wrong_counts_are_named() -> None:
     logits, mask = batch(3)
     with pytest.raises(UserError, match="2 losses and 1 weights"):
         SumLoss([CrossEntropyLoss(), DiceLoss()], [1.0])
+    with pytest.raises(UserError, match=r"SumLoss has weights \[1.0, -0.5\]: give numbers from 0"):
+        SumLoss([CrossEntropyLoss(), DiceLoss()], [1.0, -0.5])
     with pytest.raises(UserError, match="class_weights has 2 values, but the network tells 3 classes"):
         CrossEntropyLoss([1.0, 2.0])(logits, mask)
 

@@ -7,8 +7,15 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from lit_vision.errors import UserError
 from lit_vision.networks.stages import divide
-from lit_vision.tasks.optimization import fuse, parameter_groups, scale_learning_rates, warmup_cosine
+from lit_vision.tasks.optimization import (
+    check_optimization,
+    fuse,
+    parameter_groups,
+    scale_learning_rates,
+    warmup_cosine,
+)
 
 
 class Net(nn.Module):
@@ -18,6 +25,22 @@ class Net(nn.Module):
         self.backbone.add_module("stem", nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
         self.backbone.add_module("body", nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
         self.head = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((1.0, 1.0, "epoch"), "model.warmup is 1.0: give a share of the run"),
+        ((-0.1, 1.0, "epoch"), "model.warmup is -0.1"),
+        ((0.05, -1.0, "epoch"), "model.lr_decay is -1.0: give a factor above 0"),
+        ((0.05, math.nan, "epoch"), "model.lr_decay is nan"),
+        ((0.05, 1.0, "steps"), "model.scheduler_interval is steps: give epoch or step"),
+    ],
+)
+def test_settings_without_sense_are_refused(settings: tuple[float, float, str], message: str) -> None:
+    check_optimization(0.0, 1.2, "step")
+    with pytest.raises(UserError, match=message):
+        check_optimization(*settings)
 
 
 def test_groups_are_head_first_then_stage_by_stage_without_decay_on_norms_and_biases() -> None:
