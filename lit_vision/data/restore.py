@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lit_vision.data.geometry import Matrix, Size
+from lit_vision.data.geometry import Matrix, Size, visible_rectangle
 from lit_vision.data.warp import warp_labels, warp_scores
 from lit_vision.types import IGNORE_INDEX, FloatArray
 
@@ -46,8 +46,22 @@ def restore_mask(mask: npt.NDArray[Any], frame: FloatArray, size: Size, fill: in
 
 
 def restore_scores(scores: FloatArray, frame: FloatArray, size: Size) -> FloatArray:
-    """Maps (K, h, w) float32 of the original picture from (K, H, W) of the network input, bilinear."""
+    """Maps (K, h, w) float32 of the original picture from (K, H, W) of the network input, bilinear.
+
+    The outermost value goes on where the network saw nothing, see `seen_part`.
+    """
     return warp_scores(np.asarray(scores, np.float32), _inverse(frame), (int(size[0]), int(size[1])))
+
+
+def seen_part(frame: FloatArray, size: Size, seen: Size) -> tuple[slice, slice]:
+    """Rows and columns of the original that lie in the network's input; `fit: crop` leaves some out.
+
+    Args:
+        frame: (2, 3), original to network.
+        size: height, width of the original.
+        seen: height, width of the input.
+    """
+    return visible_rectangle(_inverse(frame), (int(seen[0]), int(seen[1])), (int(size[0]), int(size[1])))
 
 
 def _inverse(frame: FloatArray) -> Matrix:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_vision.data.geometry import visible_rectangle
-from lit_vision.data.restore import restore_scores
+from lit_vision.data.restore import restore_scores, seen_part
 from lit_vision.ops.separation import Maps, Separation, as_maps
 from lit_vision.types import FloatArray, InstanceBatch, InstancePrediction
 
@@ -43,9 +43,16 @@ def visible_maps(probabilities: FloatArray, batch: InstanceBatch, i: int) -> Map
 
 
 def restored_maps(probabilities: FloatArray, frame: FloatArray, size: tuple[int, int]) -> Maps:
-    """Maps in the pixels of the original from probabilities (K + 2, H, W) in the network's, bilinear."""
+    """Maps in the pixels of the original from probabilities (K + 2, H, W) in the network's, bilinear.
+
+    There is no object where the network saw nothing (`fit: crop`).
+    """
     restored = restore_scores(probabilities, frame, size)
-    return as_maps(restored[:-1], restored[-1])
+    maps = as_maps(restored[:-1], restored[-1])
+    unseen = np.ones(size, np.bool_)
+    unseen[seen_part(frame, size, (probabilities.shape[1], probabilities.shape[2]))] = False
+    maps.foreground[unseen] = maps.border[unseen] = 0
+    return maps
 
 
 def filled_maps(size: tuple[int, int], bands: Iterator[tuple[int, Tensor]]) -> Maps:

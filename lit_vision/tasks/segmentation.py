@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 import lit_vision.losses.pixel_choice  # noqa: F401  losses that experiments name by their short names
 from lit_vision.data.geometry import visible_rectangle
+from lit_vision.data.restore import seen_part
 from lit_vision.errors import UserError
 from lit_vision.losses.segmentation import (
     CrossEntropyLoss,
@@ -28,7 +29,7 @@ from lit_vision.networks.segmentation import create_segmenter
 from lit_vision.ops.averaging import Flip, check_views, mean_over_views
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.tile_maps import originals, restored, say_unused_tile, tested_in_tiles, tiled_maps
-from lit_vision.types import SegmentationBatch, SegmentationPrediction, UInt8Array
+from lit_vision.types import IGNORE_INDEX, SegmentationBatch, SegmentationPrediction, UInt8Array
 
 OUTLINED = {"test": ("test",), "always": ("val", "test"), "never": ()}  # stages in which outlines are compared
 
@@ -218,12 +219,13 @@ class SemanticSegmenter(VisionTask):
         """Mask and confidence of each picture, in its original pixels.
 
         The probabilities are brought back before the class is chosen, so that outlines are as smooth as the original.
-        With `tile` the pictures are read once more, from their files.
+        Where the network saw nothing (`fit: crop`) the mask is 255 and the confidence 0. With `tile` the pictures are
+        read once more, from their files.
         """
         if self.tile is not None:
             return [self.predict_whole(image) for image in originals(self, batch)]
-        framed = zip(self.probabilities(batch["image"]), batch["frame"], batch["size"], strict=True)
-        return [_most_likely(restored(maps, frame, tuple(size.tolist()))) for maps, frame, size in framed]
+        framed = zip(self.probabilities(batch["image"]), batch["frame"], batch["size"].tolist(), strict=True)
+        return [_in_original(maps, frame, (height, width)) for maps, frame, (height, width) in framed]
 
     def predict_whole(self, image: UInt8Array) -> SegmentationPrediction:
         """Mask (uint8) and confidence of a picture (H, W, C) uint8 of any size, from overlapping tiles.
@@ -257,6 +259,14 @@ def _parts(batch: SegmentationBatch) -> list[tuple[slice, slice]]:
     height, width = batch["mask"].shape[1:]
     framed = zip(batch["frame"].double().cpu().numpy(), batch["size"].tolist(), strict=True)
     return [visible_rectangle(frame, tuple(size), (height, width)) for frame, size in framed]
+
+
+def _in_original(maps: Tensor, frame: Tensor, size: tuple[int, int]) -> SegmentationPrediction:
+    found = _most_likely(restored(maps, frame, size))
+    unseen = torch.ones(size, dtype=torch.bool)
+    unseen[seen_part(frame.cpu().numpy(), size, (maps.shape[1], maps.shape[2]))] = False
+    found["mask"][unseen], found["confidence"][unseen] = IGNORE_INDEX, 0
+    return found
 
 
 def _most_likely(probabilities: Tensor) -> SegmentationPrediction:

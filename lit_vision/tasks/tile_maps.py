@@ -24,10 +24,12 @@ def tile_of(task: VisionTask) -> int:
     """Side of the task's tiles.
 
     Raises:
-        UserError: it has none, or does not know how pictures are prepared.
+        UserError: it has none, does not know how pictures are prepared, or would not see all of a tile.
     """
     if task.tile is None or "fit" not in task.data:
         raise UserError("tiles need model.tile, and a task of a checkpoint: load_task(path, tile=512)")
+    if task.data["fit"] == "crop":
+        raise UserError(f"model.tile is {task.tile}, but fit: crop would not see all of a tile: train with another fit")
     return task.tile
 
 

@@ -272,7 +272,7 @@ class Homeless(net.Staged):
         ({"max_stages": 0}, [], net.Staged, "max_stages is 0"),
         ({}, [BackboneFinetuning()], net.Staged, "take BackboneFinetuning out"),
         ({}, [], Lacking, r"the optimizer lacks backbone.0.0.weight \(9 parameters in all\)"),
-        ({}, [], Homeless, "Homeless names no `backbones`"),
+        ({}, [], Homeless, "Homeless names no `backbones` that train"),
         ({"plateau": Plateau(monitor="val/nothing")}, [], net.Staged, "val/nothing was not logged in validation"),
     ],
 )

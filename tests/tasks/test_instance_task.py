@@ -95,6 +95,18 @@ def test_predictions_come_back_in_the_original_pixels(root: Path, monkeypatch: p
         assert prediction["scores"].min() > 0.8
 
 
+def test_no_object_is_predicted_where_nothing_was_seen(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = InstanceSegmenter(NAMES, **TINY)
+    batch = next(iter(data_module(root, fit="crop", image_size=(32, 64)).val_dataloader()))  # rows 8 to 40 of 48
+    monkeypatch.setattr(task, "forward", lambda images, **_: perfect(batch))
+    for prediction, mask in zip(task.predict_step(batch, 0), batch["mask"], strict=True):
+        found = prediction["instances"].numpy()
+        assert (mask[[0, -1]] > 0).any()  # objects that the crop cuts
+        assert not found[:8].any()
+        assert not found[40:].any()
+        assert np.mean((found[8:40] > 0) == (mask.numpy() > 0)) > 0.98
+
+
 def test_without_the_border_network_touching_objects_merge(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = InstanceSegmenter(NAMES, **TINY)
     batch = next(iter(data_module(root).val_dataloader()))

@@ -113,6 +113,19 @@ def test_predictions_are_in_the_original_frame_whatever_the_fit(root: Path) -> N
         with torch.no_grad():
             predictions = task.predict_step(batch, 0)
         assert [tuple(p["mask"].shape) for p in predictions] == [(48, 64)] * 2
+        seen = torch.ones(48, 64, dtype=torch.bool)
+        if fit == "crop":  # which keeps the middle 32 rows
+            seen[:8] = seen[40:] = False
+        for prediction in predictions:
+            assert torch.equal(prediction["mask"] != 255, seen)
+            assert torch.equal(prediction["confidence"] > 0, seen)
+
+
+def test_tiles_that_would_be_cropped_are_refused() -> None:
+    task = with_neighbours(tile=32)
+    task.data = {**task.data, "fit": "crop"}
+    with pytest.raises(UserError, match=r"model\.tile is 32, but fit: crop would not see all of a tile"):
+        task.predict_whole(np.zeros((40, 50, 3), np.uint8))
 
 
 def test_native_prediction_is_the_network_s_own(root: Path) -> None:
