@@ -32,8 +32,8 @@ def check_company(callbacks: Sequence[pl.Callback], module: pl.LightningModule) 
         raise UserError("model.freeze and ProgressiveUnfreezing both decide what trains: use its `never` instead")
     if not getattr(module, "backbones", None):
         raise UserError(
-            f"ProgressiveUnfreezing: {type(module).__name__} names no `backbones` that train, see docs/unfreezing.md; with "
-            "train: border and shared_encoder: true there is none: leave the callback out"
+            f"ProgressiveUnfreezing: {type(module).__name__} names no `backbones` that train, see docs/unfreezing.md; "
+            "with train: border and shared_encoder: true there is none: leave the callback out"
         )
 
 

@@ -19,7 +19,7 @@ from lit_vision.data.geometry import Size, fit_frame, fitted_size
 from lit_vision.data.sampler import EpochSampler
 from lit_vision.data.sampling import ShapeSampler, TurnSampler, repeat_factors
 from lit_vision.data.scales import closing_epochs, planned_epochs, training_sizes
-from lit_vision.data.transforms import Transform
+from lit_vision.data.transforms import MIN_SIDE, Transform
 from lit_vision.errors import UserError
 from lit_vision.types import Sample
 
@@ -112,6 +112,7 @@ class DetectionDataModule(VisionDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled and augmented; every process gets its own share."""
         loader = super().train_dataloader()
+        self._refuse_or_say_too_small()
         augmentation = self._augmentation()
         if augmentation is not None and augmentation.mixes:
             loader.dataset.closing_epoch = self._closing_epoch(len(loader))  # type: ignore[attr-defined]  # TrainingDataset
@@ -135,12 +136,28 @@ class DetectionDataModule(VisionDataModule):
         dataset.transform = Transform(self.image_size, self.fit)
         return self._loader(dataset)
 
+    def _refuse_or_say_too_small(self) -> None:
+        sizes = self._object_sizes()
+        lost = len(sizes) - len(self.training_box_sizes())
+        if not lost:
+            return
+        said = f"{lost:,} of the {len(sizes):,} training objects of {self.root} are less than a pixel wide or high at "
+        said += f"image_size {self.image_size[0]} x {self.image_size[1]}"
+        if lost == len(sizes):
+            raise UserError(f"{said}, so that there is nothing to learn: set a larger data.image_size")
+        rank_zero_info(f"{said}: training sees them only where it enlarges them; a larger data.image_size shows them")
+
     # --- anchors ------------------------------------------------------------------------------------------------
     def training_box_sizes(self) -> Tensor:
         """(N, 2) float32 widths and heights of the training split's objects in network pixels, crowds left out.
 
-        Augmentation is not considered: its scaling is meant to be symmetric about 1.
+        Those of less than a pixel are left out, as in training. Augmentation is not considered: its scaling is meant to
+        be symmetric about 1.
         """
+        sizes = self._object_sizes()
+        return sizes[(sizes >= MIN_SIDE).all(dim=1)]
+
+    def _object_sizes(self) -> Tensor:
         index = self.index
         if index.boxes is None:
             return torch.zeros(0, 2)

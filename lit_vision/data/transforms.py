@@ -33,6 +33,9 @@ from lit_vision.types import BoolArray, FloatArray, UInt8Array
 __all__ = ["FILL", "Fit", "Transform", "Warped", "pad_collate", "restore_boxes", "restore_mask", "restore_scores"]
 
 
+MIN_SIDE = 1.0  # pixels of the network input: objects that became smaller are left out of training
+
+
 @dataclass
 class Warped:
     """A sample in the network's frame.
@@ -79,7 +82,7 @@ class Transform:
         augmentation: Augmentation | None = None,
         extra: Sequence[Callable[..., Any]] = (),
         min_visible: float = 0.2,
-        min_side: float = 1.0,
+        min_side: float = MIN_SIDE,
         rect: bool = False,
     ) -> None:
         if fit not in get_args(Fit):

@@ -82,6 +82,34 @@ def test_sizes_for_anchors_are_those_of_the_boxes_that_the_network_sees(root: Pa
     torch.testing.assert_close(data.training_box_sizes(), shown[:, 2:] - shown[:, :2], rtol=1e-5, atol=1e-4)
 
 
+def test_objects_of_less_than_a_pixel_are_said_and_give_no_anchors(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = module(root, image_size=[48, 96])
+    whole = data.training_box_sizes()
+    data.train_dataloader()
+    assert "less than a pixel" not in caplog.text
+    boxes = data.index.boxes
+    assert boxes is not None
+    first = data.index.offsets[data.index.indices("train")][:2]
+    boxes[first, 2] = boxes[first, 0] + 0.5  # half a pixel wide
+    assert torch.equal(
+        data.training_box_sizes(), whole[[k for k in range(len(whole)) if k not in _places(data, first)]]
+    )
+    with caplog.at_level("INFO"):
+        data.train_dataloader()
+    assert f"2 of the {len(whole)} training objects of {root} are less than a pixel wide or high at" in caplog.text
+    boxes[:, 2] = boxes[:, 0] + 0.5
+    with pytest.raises(UserError, match=r"nothing to learn: set a larger data\.image_size"):
+        data.train_dataloader()
+
+
+def _places(data: DetectionDataModule, objects: np.ndarray) -> list[int]:  # type: ignore[type-arg]  # numbers
+    """Where objects stand among those of the training split."""
+    order = [k for i in data.index.indices("train").tolist() for k in range(*data.index.span(i).indices(10**9)[:2])]
+    return [order.index(k) for k in objects.tolist()]
+
+
 # --- as little padding as a batch needs -------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
