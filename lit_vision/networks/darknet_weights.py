@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
-from lit_vision.networks.darknet import DarknetYOLO
+from lit_vision.networks.darknet import BN_EPS, DarknetYOLO
 from lit_vision.networks.darknet_cfg import DarknetConfig, find_config
 from lit_vision.networks.darknet_file import (
     Floats,
@@ -29,6 +29,7 @@ from lit_vision.networks.yolo_layers import SLOPE
 log = logging.getLogger(__name__)
 
 VERSION = (0, 2, 5)
+LOWEST_VARIANCE = -1e-6  # real files have values such as -7e-44
 _LEFT_OUT = "its last layer, of an ImageNet classifier, is left out"
 
 
@@ -42,16 +43,18 @@ def load_weights(network: DarknetYOLO, file: str | Path) -> list[str]:
         What was loaded and what was not, a sentence each; they are logged too.
 
     Raises:
-        UserError: the file is of another kind, too long, or ends inside a convolution.
+        UserError: the file is of another kind, too long, ends inside a convolution, or holds numbers that are none.
     """
     _, floats = open_weights(file)
     written, count = recognise(network.config, floats.size, file)
     shapes, config = layout(written), network.config
     left_out = {number - 1 for number in config.heads} if written.classes != config.classes else set()
     offset = 0
-    for shape, (number, conv, norm) in zip(shapes[:count], network.convolutions(), strict=False):
+    for k, (shape, (number, conv, norm)) in enumerate(zip(shapes[:count], network.convolutions(), strict=False), 1):
+        block = floats[offset : offset + shape.floats]
+        _refuse_nonsense(shape, block, f"{file}: convolution {k}")
         if number not in left_out:
-            _fill(shape, floats[offset : offset + shape.floats], conv, norm)
+            _fill(shape, block, conv, norm)
         offset += shape.floats
     network.heads_read = count == len(shapes) and not left_out
     notes = [_loaded(file, count, len(shapes))]
@@ -74,6 +77,18 @@ def _said(notes: list[str]) -> list[str]:
         for note in notes:
             log.warning(note)
     return notes
+
+
+def _refuse_nonsense(shape: Shape, block: Floats, where: str) -> None:
+    """A file that ends too early may have as many numbers as one of other classes; its variances then are weights."""
+    variances = block[3 * shape.weight[0] : 4 * shape.weight[0]] if shape.normalised else block[:0]
+    if not np.isfinite(block).all():
+        wrong = "numbers that are not finite"
+    elif variances.min(initial=0) < LOWEST_VARIANCE:
+        wrong = f"a variance of {variances.min():.3g}"
+    else:
+        return
+    raise UserError(f"weights: {where} has {wrong}: the file is damaged, ends too early, or is not of this .cfg")
 
 
 def _fill(shape: Shape, block: Floats, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
@@ -112,6 +127,8 @@ def _copy(target: Tensor, values: Floats) -> None:
 def write_weights(network: DarknetYOLO, file: str | Path, seen: int = 0) -> Path:
     """Writes the whole network as Darknet, OpenCV and others read it; an earlier file stays whole until it is replaced.
 
+    Readers add 1e-5 or 1e-6 to the variances; what the network's own `bn_eps` is beyond 1e-5 is written into them.
+
     Args:
         network: of any number of classes.
         file: to be written.
@@ -122,7 +139,10 @@ def write_weights(network: DarknetYOLO, file: str | Path, seen: int = 0) -> Path
     with partial.open("wb") as opened:
         opened.write(np.array(VERSION, "<i4").tobytes() + seen.to_bytes(8, "little"))
         for _, conv, norm in network.convolutions():
-            for tensor in (*_small(conv, norm), conv.weight):
+            small = _small(conv, norm)
+            if norm is not None and norm.eps > BN_EPS:
+                small[3] = small[3] + (norm.eps - BN_EPS)
+            for tensor in (*small, conv.weight):
                 opened.write(np.ascontiguousarray(tensor.detach().float().cpu().numpy(), "<f4").tobytes())
     partial.replace(path)
     return path
@@ -166,8 +186,10 @@ def load_backbone(backbone: nn.Module, file: str | Path, wholes: Sequence[Darkne
             "file's own .cfg as architecture"
         )
     offset = 0
-    for shape, (conv, norm) in zip(shapes, pairs, strict=True):
-        _fill(shape, floats[offset : offset + shape.floats], conv, norm)
+    for k, (shape, (conv, norm)) in enumerate(zip(shapes, pairs, strict=True), 1):
+        block = floats[offset : offset + shape.floats]
+        _refuse_nonsense(shape, block, f"{file}: convolution {k}")
+        _fill(shape, block, conv, norm)
         offset += shape.floats
     rest = f"; {left} numbers behind the backbone are left out" if left else ""
     if is_classifier(shapes, floats.size):

@@ -178,6 +178,34 @@ def test_wrong_files_are_refused_in_one_sentence(drawn: Path) -> None:
     refused(b"PK\x03\x04" + content, "does not begin as a Darknet file (version 67324752.")
     with pytest.raises(UserError, match=r"there is no file nowhere\.weights"):
         load_weights(network, "nowhere.weights")
+    floats = numbers_of(drawn)
+
+    def changed(place: int, value: float) -> bytes:
+        other = floats.copy()
+        other[place] = value
+        return content[:20] + other.tobytes()
+
+    refused(changed(NUMBERS[0] + 18 + 2, -0.5), "convolution 2 has a variance of -0.5: the file is damaged, ends too")
+    refused(changed(total - 1, np.nan), "convolution 3 has numbers that are not finite")
+    (drawn.parent / "small.weights").write_bytes(changed(NUMBERS[0] + 18 + 2, -7e-44))  # as in real files
+    load_weights(network, drawn.parent / "small.weights")
+
+
+@pytest.mark.parametrize(("eps", "added"), [(1e-6, 0.0), (1e-5, 0.0), (1e-3, 1e-3 - 1e-5)])
+def test_an_eps_beyond_that_of_all_readers_is_written_into_the_variances(
+    eps: float, added: float, drawn: Path, tmp_path: Path
+) -> None:
+    network = create_darknet(CFG, bn_eps=eps)
+    load_weights(network, drawn)
+    before, after = numbers_of(drawn), numbers_of(write_weights(network, tmp_path / "b.weights"))
+    variances = np.concatenate([np.arange(12, 16), NUMBERS[0] + np.arange(18, 24)])
+    np.testing.assert_allclose(after[variances], before[variances] + added, rtol=1e-6)
+    assert np.array_equal(np.delete(after, variances), np.delete(before, variances))
+    again = create_darknet(CFG, bn_eps=min(eps, 1e-5))
+    load_weights(again, tmp_path / "b.weights")
+    images = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(images), network.eval()(images), rtol=1e-4, atol=1e-4)
 
 
 def test_notes_are_said_once_on_several_processes(
