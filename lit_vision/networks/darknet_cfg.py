@@ -103,6 +103,9 @@ def parse(text: str, source: str, classes: int | None = None, channels: int | No
     """
     net, *sections = read_sections(text, source)
     own = net.integer("channels", 3, least=1)
+    for side in ("height", "width"):
+        net.integer(side, 416, least=1)
+    net.integer("letter_box", 0, least=0, most=1)
     layers: list[Layer] = []
     for number, section in enumerate(sections):
         following = sections[number + 1] if number + 1 < len(sections) else None
@@ -115,6 +118,9 @@ def parse(text: str, source: str, classes: int | None = None, channels: int | No
 def _check_heads(config: DarknetConfig) -> None:
     if not config.heads:
         raise UserError(f"{config.source}: has no [yolo] section: give the .cfg of a detector, not of a classifier")
+    if config.heads[0] < 2:
+        section = config.layers[config.heads[0]].section
+        raise section.fault("only its own [convolutional] stands before this head: a network has layers before it")
     first = config.head(config.heads[0])
     for number in config.heads[1:]:
         head, section = config.head(number), config.layers[number].section

@@ -17,6 +17,8 @@ from lit_vision.networks.darknet_kinds import (
 )
 from lit_vision.networks.darknet_text import Section
 
+MOST_FILTERS = 2**16  # of a convolution: more is a slip, and would ask for all memory there is
+
 
 def read_layer(
     section: Section, following: Section | None, before: Sequence[Layer], channels: int, classes: int | None
@@ -138,7 +140,7 @@ def _convolution(section: Section) -> Convolution:
     dilation = section.integer("dilation", 1, least=1) if size > 1 else 1
     padding = size // 2 if section.integer("pad", 0) else section.integer("padding", 0, least=0)
     return Convolution(
-        filters=section.integer("filters", 1, least=1),
+        filters=section.integer("filters", 1, least=1, most=MOST_FILTERS),
         size=size,
         stride=_stride(section),
         padding=padding * dilation,

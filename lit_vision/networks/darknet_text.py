@@ -92,8 +92,8 @@ class Section:
             raise self.fault(f"has no {key}: add {key}=...")
         return default
 
-    def integer(self, key: str, default: int | None = None, least: int | None = None) -> int:
-        """A whole number, at least `least`."""
+    def integer(self, key: str, default: int | None = None, least: int | None = None, most: int | None = None) -> int:
+        """A whole number, from `least` to `most`."""
         value = self.text(key, None if default is None else str(default))
         try:
             number = int(value)
@@ -101,6 +101,8 @@ class Section:
             raise self.fault(f"{key}={value} is not a whole number", key) from None
         if least is not None and number < least:
             raise self.fault(f"{key}={value} must be at least {least}", key)
+        if most is not None and number > most:
+            raise self.fault(f"{key}={value} must be at most {most}", key)
         return number
 
     def number(self, key: str, default: float) -> float:

@@ -85,6 +85,14 @@ FAULTS = [
     ("num=2", "num=2\n[route]\nlayers=0\ngroups=2\ngroup_id=2", "[route] group_id=2 must be below groups=2"),
     ("channels=3", "channels=3\nGIF89", "a.cfg:5: 'GIF89' is neither [section] nor key=value"),
     ("[net]", "[convolutional]", "a.cfg: does not begin with [net]"),
+    ("height=32", "height=-1", "a.cfg:3: [net] height=-1 must be at least 1"),
+    ("channels=3", "channels=3\nletter_box=yes", "a.cfg:5: [net] letter_box=yes is not a whole number"),
+    ("filters=8", "filters=99999999", "[convolutional] filters=99999999 must be at most 65536"),
+    (
+        SMALL[SMALL.index("[convolutional]") : SMALL.rindex("[convolutional]")],
+        "",
+        "only its own [convolutional] stands",
+    ),
     (SMALL[SMALL.index("[yolo]") :], "", "a.cfg: has no [yolo] section: give the .cfg of a detector"),
 ]
 
