@@ -3,13 +3,16 @@
 Boxes are (N, 4) float, xyxy, x1 <= x < x2, in pixels of whatever picture the caller means.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
 from lit_vision.types import DetectionPrediction
 
-PORTION = 10  # candidates per detection wanted that enter NMS at first
+FEW = 1500  # boxes that enter NMS at once, of all classes, on a CPU
+PORTION = 3  # candidates per detection wanted that enter NMS at first
 MAX_CANDIDATES = 30_000  # bounds the time of NMS; what lies beyond has the scores of noise
 
 
@@ -94,7 +97,9 @@ def select_detections(
         boxes, labels and scores of the detections, scores falling.
     """
     kept = objectness > objectness_threshold
-    boxes, scores = boxes[kept].float(), (objectness[kept, None] * probabilities[kept]).float()
+    if not kept.all():  # where the network's outputs have been filtered before, there is nothing to copy
+        boxes, objectness, probabilities = boxes[kept], objectness[kept], probabilities[kept]
+    boxes, scores = boxes.float(), (objectness[:, None] * probabilities).float()
     # Positions in the flat (rows * C) scores: half the memory of rows and labels, and faster to find.
     places = (scores > score_threshold).flatten().nonzero().flatten()
     best = scores.flatten()[places]
@@ -125,21 +130,32 @@ def classwise_nms(boxes: Tensor, labels: Tensor, scores: Tensor, threshold: floa
     """
     limit = len(scores) if limit is None else limit
     order = scores.argsort(descending=True, stable=True)
-    moved = _apart(boxes, labels)
     left, seen, portion = order[:0], 0, max(PORTION * limit, 1)
     while seen < len(order) and len(left) < limit:
         tried = torch.cat([left, order[seen : seen + portion]])
-        left = tried[nms(moved[tried], scores[tried].double(), threshold)]
+        left = tried[_surviving(boxes[tried].double(), labels[tried], scores[tried].double(), threshold)]
         seen, portion = seen + portion, 2 * portion
     return left[:limit]
+
+
+def _surviving(boxes: Tensor, labels: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Positions of the boxes that are left, in order; they come best first."""
+    if len(boxes) <= FEW or boxes.device.type != "cpu":
+        return cast(Tensor, nms(_apart(boxes, labels), scores, threshold))
+    # On a CPU the comparisons of all with all are one thread's work, most of them between classes.
+    kept = torch.zeros(len(boxes), dtype=torch.bool)
+    counts = labels.bincount()
+    for own in torch.split(labels.argsort(stable=True), counts[counts > 0].tolist()):
+        kept[own[nms(boxes[own], scores[own], threshold)]] = True
+    return kept.nonzero().flatten()
 
 
 def _apart(boxes: Tensor, labels: Tensor) -> Tensor:
     """The boxes with each class moved to a place of its own, so that no two classes overlap.
 
-    In float64: in float32, coordinates near 10,000 of class 80 would be rounded to sixteenths of a pixel.
+    They must be float64: in float32, coordinates near 10,000 of class 80 would be rounded to sixteenths of a pixel.
     """
     if not len(boxes):
-        return boxes.double()
+        return boxes
     low, high = boxes.aminmax()
-    return boxes.double() + labels[:, None].double() * (high.double() - low.double() + 1)
+    return boxes + labels[:, None] * (high - low + 1)

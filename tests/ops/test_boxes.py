@@ -148,7 +148,11 @@ def class_by_class(boxes: torch.Tensor, labels: torch.Tensor, scores: torch.Tens
 
 
 @pytest.mark.parametrize("reach", [100.0, 20_000.0, 200_000.0])
-def test_classes_do_not_disturb_each_other_however_far_the_boxes_lie(reach: float) -> None:
+@pytest.mark.parametrize("few", [0, 5000])  # class by class, and all at once
+def test_classes_do_not_disturb_each_other_however_far_the_boxes_lie(
+    few: int, reach: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_vision.ops.boxes.FEW", few)
     boxes, labels, scores = crowded(3000, 10, reach)
     found = classwise_nms(boxes, labels, scores, 0.45).tolist()
     assert found == class_by_class(boxes, labels, scores, 0.45)
