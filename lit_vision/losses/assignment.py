@@ -85,6 +85,7 @@ def assign(
     strides: Sequence[int],
     sizes: Sequence[tuple[int, int]],
     matching: Matching = BEST,
+    rivals: Tensor | None = None,
 ) -> Slots:
     """Each object's slots: the cell of its centre, with the best anchor of all scales or with several.
 
@@ -99,9 +100,10 @@ def assign(
         strides: of the scales.
         sizes: rows and columns of the scales.
         matching: see there.
+        rivals: (M, 2) anchors of which each object takes the best, wherever it has a slot; None: `anchors`.
     """
     centres = xyxy_to_cxcywh(truths.boxes)
-    chosen = _matched(centres[:, 2:], anchors.reshape(-1, 2).float(), matching)
+    chosen = _matched(centres[:, 2:], anchors.reshape(-1, 2).float(), matching, rivals)
     truth, anchor = torch.nonzero(chosen, as_tuple=True)  # rows in the order of the objects
     own = torch.ones_like(truth, dtype=torch.bool)
     shift = centres.new_zeros(len(truth), 2, dtype=torch.long)
@@ -122,11 +124,15 @@ def assign(
     return Slots(torch.div(keys, total, rounding_mode="floor"), keys % total, boxes, classes)
 
 
-def _matched(sizes: Tensor, anchors: Tensor, matching: Matching) -> Tensor:
+def _matched(sizes: Tensor, anchors: Tensor, matching: Matching, rivals: Tensor | None) -> Tensor:
     """(T, S * A) bool of objects' widths and heights (T, 2) and anchors' (S * A, 2)."""
     overlaps = size_iou(sizes, anchors)
-    chosen = torch.zeros_like(overlaps, dtype=torch.bool)
-    chosen.scatter_(1, overlaps.argmax(dim=1, keepdim=True), True)
+    if rivals is None:
+        chosen = torch.zeros_like(overlaps, dtype=torch.bool)
+        chosen.scatter_(1, overlaps.argmax(dim=1, keepdim=True), True)
+    else:
+        best = rivals[size_iou(sizes, rivals).argmax(dim=1)]
+        chosen = (best[:, None] == anchors).all(dim=-1)
     if matching.overlap is not None:
         chosen |= overlaps > matching.overlap
     if matching.ratio is not None:
@@ -176,8 +182,13 @@ def _places(
 
 
 @torch.no_grad()
-def ignored_boxes(predicted: Tensor, boxes: Sequence[Tensor], crowd: Sequence[Tensor], threshold: float) -> Tensor:
-    """(B, N) bool: predicted boxes (B, N, 4) that overlap an object, or lie in a crowd, by more than the threshold."""
+def ignored_boxes(
+    predicted: Tensor, boxes: Sequence[Tensor], crowd: Sequence[Tensor], threshold: float | Tensor
+) -> Tensor:
+    """(B, N) bool: predicted boxes (B, N, 4) that overlap an object, or lie in a crowd, by more than the threshold.
+
+    The threshold may be one for each of the N.
+    """
     ignored = torch.zeros(predicted.shape[:2], dtype=torch.bool, device=predicted.device)
     for i, (own, crowded) in enumerate(zip(boxes, crowd, strict=True)):
         for part, flags in zip(torch.split(own.float(), CHUNK), torch.split(crowded, CHUNK), strict=True):
@@ -185,7 +196,7 @@ def ignored_boxes(predicted: Tensor, boxes: Sequence[Tensor], crowd: Sequence[Te
     return ignored
 
 
-def _overlapping(predicted: Tensor, boxes: Tensor, crowd: Tensor, threshold: float) -> Tensor:
+def _overlapping(predicted: Tensor, boxes: Tensor, crowd: Tensor, threshold: float | Tensor) -> Tensor:
     """(N,) bool for a few boxes (M, 4): memory is N * M, and coordinates each in a row of their own are quickest."""
     x1, y1, x2, y2 = (side[:, None] for side in predicted.unbind(dim=1))
     left, top, right, bottom = boxes.unbind(dim=1)
@@ -193,4 +204,5 @@ def _overlapping(predicted: Tensor, boxes: Tensor, crowd: Tensor, threshold: flo
     shared = torch.minimum(y2, bottom).sub_(torch.maximum(y1, top)).clamp_(min=0).mul_(across)  # (N, M)
     own = area(predicted)[:, None]
     whole = torch.where(crowd, own, own + area(boxes)).sub_(shared.where(~crowd, 0.0))
-    return (shared.div_(whole) > threshold).any(dim=1)  # 0 / 0, where there is no area, is not above it
+    least = threshold[:, None] if isinstance(threshold, Tensor) else threshold
+    return (shared.div_(whole) > least).any(dim=1)  # 0 / 0, where there is no area, is not above it

@@ -53,8 +53,9 @@ class YOLOLoss(DetectionLoss):
     Law "darknet" is the Darknet program's to the letter (its deltas are minus the gradients of this loss,
     https://github.com/pjreddie/darknet, `yolo_layer.c`), summed over an image's cells:
 
-    - An object belongs to the cell that holds its centre and to the anchor, among those of all scales, with the best
-      IoU of width and height. Where two objects want one slot the later one sets the box; classes add up.
+    - An object belongs to the cell that holds its centre and to the anchor, among all of the .cfg, with the best IoU of
+      width and height: to none where no mask names that one, to several heads where their masks share it. Where two
+      objects want one slot the later one sets the box; classes add up.
     - Objectness: cross-entropy to 1 at those slots, to 0 elsewhere, but for boxes that overlap some object by more
       than `ignore_threshold`: they have no term.
     - Box, weighted by 2 - w * h (of the picture): cross-entropy of sigmoid(tx), sigmoid(ty) to the place in the cell,
@@ -159,8 +160,10 @@ class YOLOLoss(DetectionLoss):
         flat, grid = flatten_outputs(outputs, anchors.shape[1]), network.grid(outputs)
         height, width = sizes[0][0] * strides[0], sizes[0][1] * strides[0]
         truths = join_truths(boxes, labels, crowd, height, width)
-        slots = assign(truths, flat.shape[-1] - 5, anchors, strides, sizes, self.matching)
-        threshold = network.ignore_threshold if self.ignore_threshold is None else self.ignore_threshold
+        rivals = network.rivals if self.assignment == "best" else None
+        slots = assign(truths, flat.shape[-1] - 5, anchors, strides, sizes, self.matching, rivals)
+        own, published = self.ignore_threshold, network.ignore_thresholds
+        threshold = _by_box(published, sizes, anchors) if own is None else own
         ignored = ignored_boxes(decode(flat.detach(), grid), boxes, crowd, threshold)
         trained, own_grid = flat[slots.image, slots.place], grid.at(slots.place)  # (P, 5 + C)
         target = self._objectness(trained, own_grid, slots)
@@ -192,6 +195,14 @@ class YOLOLoss(DetectionLoss):
         measure = complete_box_iou_loss if self.box_loss == "ciou" else generalized_box_iou_loss
         losses: Tensor = measure(decode(trained, grid), slots.boxes, reduction="none")
         return (weight * losses).sum()
+
+
+def _by_box(thresholds: Sequence[float], sizes: Sequence[tuple[int, int]], anchors: Tensor) -> float | Tensor:
+    """The one threshold, or (N,) that of each box's scale where they differ."""
+    if len(set(thresholds)) == 1:
+        return thresholds[0]
+    counts = [rows * columns * anchors.shape[1] for rows, columns in sizes]
+    return torch.cat([anchors.new_full((n,), value) for n, value in zip(counts, thresholds, strict=True)])
 
 
 def _only_with(

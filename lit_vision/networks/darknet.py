@@ -37,12 +37,13 @@ class DarknetYOLO(nn.Module):
         strides: of the outputs, coarsest first.
         coarsest: stride of all layers; heights and widths of pictures are multiples of it.
         scale_x_y: of the outputs, see `ops.grid.decode`.
-        ignore_threshold: of the .cfg, for the loss; where scales differ, the largest.
+        ignore_thresholds: of the .cfg's heads, for the loss.
         anchors: a buffer (S, A, 2), pixels of the network input, so that it travels in the checkpoint.
         heads_read: whether the heads are those of a file of weights, which learnt with its own anchors.
     """
 
     anchors: Tensor
+    listed: Tensor
     heads_read = False
 
     def __init__(
@@ -54,13 +55,15 @@ class DarknetYOLO(nn.Module):
         self.strides = tuple(config.layers[number].stride for number in config.heads)
         self.coarsest = config.coarsest
         self.scale_x_y = tuple(kind.scale_x_y for kind in kinds)
-        self.ignore_threshold = max(kind.ignore_threshold for kind in kinds)
+        self.ignore_thresholds = tuple(kind.ignore_threshold for kind in kinds)
         own = torch.tensor([kind.anchors for kind in kinds], dtype=torch.float32)
         given = own if anchors is None else arrange_anchors(anchors, len(kinds))
         if given.shape != own.shape:
             found, wanted = given.shape[:2].numel(), own.shape[:2].numel()
             raise UserError(f"`anchors` has {found} pairs, but {config.source} wants {wanted}: give as many")
         self.register_buffer("anchors", given)
+        listed = kinds[0].all_anchors if len({kind.all_anchors for kind in kinds}) == 1 else ()
+        self.register_buffer("listed", torch.tensor(listed, dtype=torch.float32).view(-1, 2), persistent=False)
         self.backbone, self.head = _parts(config, bn_eps)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -74,6 +77,12 @@ class DarknetYOLO(nn.Module):
             raise UserError(f"image_size {height} x {width} is not a multiple of {self.coarsest}; choose one that is")
         outputs: list[Tensor] = self.head(*self.backbone(images))
         return outputs
+
+    @property
+    def rivals(self) -> Tensor | None:
+        """(M, 2) all anchors of the .cfg: masks may share some and leave others out. None: the network has others."""
+        known = (self.anchors[:, :, None] == self.listed).all(dim=-1).any(dim=-1).all()
+        return self.listed if known else None
 
     def grid(self, outputs: Sequence[Tensor]) -> Grid:
         """What the boxes of these raw outputs are measured from."""

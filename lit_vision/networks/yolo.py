@@ -33,7 +33,7 @@ class YOLO(nn.Module):
     """
 
     anchors: Tensor
-    ignore_threshold = IGNORE_THRESHOLD
+    rivals = None
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class YOLO(nn.Module):
         self.scales = nn.ModuleList(scales)
         self.strides, self.scale_x_y = tuple(strides), (scale_x_y,) * len(strides)
         self.coarsest = self.strides[0]
+        self.ignore_thresholds = (IGNORE_THRESHOLD,) * len(strides)
         self.register_buffer("anchors", anchors)
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -36,12 +36,19 @@ class AnchorNetwork(DetectionNetwork, Protocol):
     Attributes:
         anchors: (S, A, 2) widths and heights in pixels of the network input, in the order of the outputs.
         scale_x_y: of each output, see `ops.grid.decode`.
-        ignore_threshold: that the network was published with, for the loss.
+        ignore_thresholds: of each output, that the network was published with, for the loss.
+        rivals: (M, 2) the anchors of which an object takes the best under Darknet's law, the first of equal ones; None:
+            those that have outputs.
     """
 
     anchors: Tensor
     scale_x_y: tuple[float, ...]
-    ignore_threshold: float
+    ignore_thresholds: tuple[float, ...]
+
+    @property
+    def rivals(self) -> Tensor | None:
+        """See above."""
+        ...
 
     def grid(self, outputs: Sequence[Tensor]) -> Grid:
         """What the boxes of raw outputs are measured from."""

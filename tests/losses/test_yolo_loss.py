@@ -1,6 +1,7 @@
 import math
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from lit_vision.errors import UserError
 from lit_vision.losses.yolo import YOLOLoss
+from lit_vision.networks.darknet import create_darknet
+from lit_vision.networks.darknet_cfg import FOLDER
 from lit_vision.ops.anchors import TINY_ANCHORS, arrange_anchors
-from lit_vision.ops.boxes import cxcywh_to_xyxy
+from lit_vision.ops.boxes import cxcywh_to_xyxy, iou
 from lit_vision.ops.grid import grid_of
 
 ANCHORS, STRIDES, CLASSES = arrange_anchors(TINY_ANCHORS, 2), (32, 16), 3
@@ -19,7 +22,7 @@ SIDE = 128
 
 def network_with(scale_x_y: tuple[float, float] | None = None) -> SimpleNamespace:
     grid = partial(grid_of, anchors=ANCHORS, strides=STRIDES, scale_x_y=scale_x_y)
-    return SimpleNamespace(anchors=ANCHORS, strides=STRIDES, grid=grid, ignore_threshold=0.7)
+    return SimpleNamespace(anchors=ANCHORS, strides=STRIDES, grid=grid, ignore_thresholds=(0.7, 0.7), rivals=None)
 
 
 NETWORK = network_with()
@@ -275,7 +278,7 @@ def test_only_the_best_anchor_of_all_scales_trains_and_good_boxes_are_ignored_no
 def test_a_cfgs_ignore_threshold_serves_every_law_that_sets_none(law: str) -> None:
     def gradient(published: float, **settings: float) -> Tensor:
         raw = outputs(seed=2, scale=0.5)
-        network = SimpleNamespace(**{**vars(NETWORK), "ignore_threshold": published})
+        network = SimpleNamespace(**{**vars(NETWORK), "ignore_thresholds": (published, published)})
         none = [torch.zeros(1, dtype=torch.bool)]
         box = [torch.tensor([[24.0, 24.0, 104.0, 104.0]])]
         YOLOLoss(law=law, **settings)(raw, network, box, [torch.tensor([1])], none).total.backward()  # type: ignore[arg-type]
@@ -340,3 +343,45 @@ def test_neighbouring_cells_need_boxes_that_reach_the_centre(scale_x_y: tuple[fl
     else:
         with pytest.raises(UserError, match="do not reach the centre"):
             YOLOLoss(law="modern").check(SimpleNamespace(scale_x_y=scale_x_y))
+
+
+# --- a .cfg whose heads share anchors, leave some out, or ignore differently --------------------------------------
+def tiny_cfg(first: str, second: str, ignore: float = 0.7) -> Any:
+    text = (FOLDER / "yolov3-tiny.cfg").read_text()
+    text = text.replace("mask = 3,4,5", f"mask = {first}").replace("mask = 0,1,2", f"mask = {second}")
+    last = text.rindex("ignore_thresh = .7")
+    return create_darknet(f"{text[:last]}ignore_thresh = {ignore}{text[last + len('ignore_thresh = .7') :]}", 2)
+
+
+def trained(network: Any, box: list[float], law: str = "darknet") -> list[int]:
+    """Slots of each head, coarsest first, whose objectness is to rise."""
+    raw = [torch.zeros(1, 21, side, side, requires_grad=True) for side in (4, 8)]
+    loss = YOLOLoss(law=law)  # type: ignore[arg-type]
+    loss(raw, network, [torch.tensor([box])], [torch.tensor([0])]).total.backward()
+    return [int((own.grad.view(3, 7, -1)[:, 4] < 0).sum()) for own in raw]  # type: ignore[union-attr]
+
+
+def test_anchors_of_two_heads_train_both_and_those_of_none_nothing_as_in_darknet() -> None:
+    """yolo_layer.c: each layer takes the best of all anchors, and trains if its own mask names it."""
+    small, shared, large = [60.0, 60.0, 70.0, 74.0], [20.0, 20.0, 101.0, 102.0], [0.0, 0.0, 126.0, 126.0]
+    usual, other = tiny_cfg("3,4,5", "0,1,2"), tiny_cfg("3,4,5", "1,2,3")
+    assert [trained(usual, box) for box in (small, shared, large)] == [[0, 1], [1, 0], [1, 0]]
+    assert [trained(other, box) for box in (small, shared, large)] == [[0, 0], [1, 1], [1, 0]]
+    assert trained(other, small, law="dense") == [0, 1]  # which takes the best of those with outputs
+    own = tiny_cfg("3,4,5", "1,2,3")
+    own.anchors.mul_(1.01)  # as clustered ones: the .cfg's say nothing of them
+    assert trained(own, small) == [0, 1]
+
+
+def test_each_head_ignores_by_its_own_threshold() -> None:
+    network = tiny_cfg("3,4,5", "0,1,2", ignore=0.2)
+    assert network.ignore_thresholds == (0.7, 0.2)
+    raw = [torch.zeros(1, 21, side, side, requires_grad=True) for side in (4, 8)]
+    box = torch.tensor([[20.0, 20.0, 101.0, 102.0]])
+    YOLOLoss(law="darknet")(raw, network, [box], [torch.tensor([0])]).total.backward()
+    coarse, fine = (own.grad.view(3, 7, -1)[:, 4] for own in raw)  # type: ignore[union-attr]
+    decoded = network.decode([own.detach() for own in raw]).boxes[0]
+    overlap = iou(decoded, box)[:, 0]
+    assert (coarse != 0).all()  # none lies above 0.7
+    assert int((overlap[: 3 * 16] > 0.2).sum()) > 1
+    assert int((fine == 0).sum()) == int((overlap[3 * 16 :] > 0.2).sum()) > 0

@@ -106,7 +106,10 @@ def test_groups_and_stages(cfg: Path) -> None:
     head = {name for name, _ in task.named_parameters()} - {name for names in found.names for name in names}
     assert {name.split(".")[3] for name in head} == {"5", "6"}
     assert isinstance(task.network, DarknetYOLO)
-    assert (task.loss.ignore_threshold, task.network.ignore_threshold) == (None, 0.6)  # the loss takes the network's
+    assert (task.loss.ignore_threshold, task.network.ignore_thresholds) == (
+        None,
+        (0.6,),
+    )  # the loss takes the network's
     assert task.network.scale_x_y == (1.05,)
 
 
