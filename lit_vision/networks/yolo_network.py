@@ -1,8 +1,10 @@
 """What losses and tasks ask of a detector's network, whatever its head; and the pyramid that all of them begin with."""
 
+import copy
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
@@ -78,3 +80,32 @@ def pyramid(backbone: nn.Module, images: Tensor, strides: Sequence[int]) -> list
     channels_first = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NCHW")
     features: list[Tensor] = backbone(images)
     return [feature if channels_first else feature.permute(0, 3, 1, 2) for feature in reversed(features)]
+
+
+def refuse_unfit(network: nn.Module, name: str, channels: int, size: tuple[int, int]) -> None:
+    """Raises UserError where a backbone does not take pictures of a size, before a training begins.
+
+    It is tried without computing anything first, and for real where that is not possible.
+
+    Args:
+        network: with the backbone.
+        name: of the backbone.
+        channels: of the pictures.
+        size: height, width.
+    """
+    try:
+        copy.deepcopy(network).to("meta").eval()(torch.zeros(1, channels, *size, device="meta"))
+        return
+    except Exception:  # of a layer that has no form without numbers, or of the size: the next lines tell
+        pass
+    try:
+        with torch.no_grad():
+            copy.deepcopy(network).eval()(torch.zeros(1, channels, *size))
+    except UserError:
+        raise
+    except Exception as error:  # timm's networks raise errors of every kind
+        said = str(error).partition("\n")[0]
+        raise UserError(
+            f"model.backbone {name} does not take pictures of {size[0]} x {size[1]} ({said}): choose another "
+            "backbone or data.image_size, or set what it needs in model.backbone_args, such as img_size"
+        ) from error

@@ -15,7 +15,7 @@ from lit_vision.networks.darknet_weights import plain_backbone_args
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture
-from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck
+from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck, refuse_unfit
 from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
 from lit_vision.types import DetectionBatch
@@ -146,8 +146,23 @@ class YOLODetector(BoxTask):
         if any(side % coarsest for side in self.data.get("image_size", [])):
             height, width = self.data["image_size"]
             raise UserError(f"data.image_size {height} x {width} must be a multiple of {coarsest} for this network")
+        self._check_shapes(coarsest)
         if stage == "fit" and self.anchors == "auto":
             self._cluster_anchors()
+
+    def _check_shapes(self, coarsest: int) -> None:
+        """Whether the network takes what the data gives; what `stride` rounds to, and any size at all."""
+        data, backbone = getattr(self.trainer, "datamodule", None), self.hparams.get("backbone")
+        shaped = getattr(data, "rect", False) or getattr(data, "training_sizes", [])
+        stride = getattr(data, "padded_multiple", coarsest)
+        if shaped and stride % coarsest:
+            raise UserError(
+                f"data.stride is {stride}, but with multi_scale or rect this network needs a multiple of {coarsest}: "
+                f"set data.stride: {coarsest}"
+            )
+        if backbone is not None and "image_size" in self.data and self.device_mesh is None and not self.compiled:
+            height, width = self.data["image_size"]
+            refuse_unfit(self.network, backbone, self.data["in_channels"], (height, width))
 
     def _cluster_anchors(self) -> None:
         sizes_of = getattr(getattr(self.trainer, "datamodule", None), "training_box_sizes", None)

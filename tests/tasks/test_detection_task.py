@@ -103,6 +103,28 @@ def test_image_size_must_be_a_multiple_of_the_stride(root: Path) -> None:
         quiet_trainer(max_epochs=1).fit(task, data_module(root, image_size=100))
 
 
+@pytest.mark.parametrize("settings", [{"multi_scale": 0.5}, {"rect": True}])
+def test_shapes_that_the_data_makes_must_be_multiples_of_the_stride(root: Path, settings: dict[str, Any]) -> None:
+    task = YOLODetector(NAMES, architecture="yolov3-tiny", anchors="paper")
+    with pytest.raises(UserError, match=r"data\.stride is 16, .* a multiple of 32: set data\.stride: 32"):
+        quiet_trainer(max_epochs=1).fit(task, data_module(root, image_size=96, stride=16, **settings))
+    trainer = quiet_trainer(max_epochs=0)
+    trainer.fit(task, data_module(root, image_size=96, stride=16))  # which makes no such shapes
+
+
+def test_a_backbone_of_one_size_says_so_before_training(root: Path) -> None:
+    small = {"img_size": 64, "window_size": 2, "embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
+    settings: dict[str, Any] = {"backbone": "swin_tiny_patch4_window7_224", "head": "anchor_free", "neck": "pan"}
+    for size, fits in ((64, True), (96, False)):
+        task = YOLODetector(NAMES, **settings, strides=(8, 16, 32), backbone_args=small)
+        trainer = quiet_trainer(max_epochs=0)
+        if fits:
+            trainer.fit(task, data_module(root, image_size=size))
+            continue
+        with pytest.raises(UserError, match=r"swin_tiny_patch4_window7_224 does not take pictures of 96 x 96 \(Input"):
+            trainer.fit(task, data_module(root, image_size=size))
+
+
 def test_thresholds_travel_and_can_be_changed(root: Path, tmp_path: Path) -> None:
     task = YOLODetector(NAMES, architecture="yolov3-tiny", score_threshold=0.3, nms_threshold=0.6)
     run = quiet_trainer(max_epochs=1)
