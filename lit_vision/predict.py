@@ -120,7 +120,8 @@ def load_for_prediction(ckpt_path: Path, threshold: float | str | None, changes:
             raise UserError(f"--threshold auto has no meaning for this {kind}: give a number")
         changed[own[0]] = threshold
         # The product of both is the score; none follows the score's own.
-        if known.get("objectness_threshold") is not None and threshold != "auto":
+        lowered = "objectness_threshold" not in changes and known.get("objectness_threshold") is not None
+        if lowered and threshold != "auto":
             changed["objectness_threshold"] = min(float(threshold), known["objectness_threshold"])
     task = load_task(ckpt_path, **changed)
     if "task" not in task.data:

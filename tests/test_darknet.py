@@ -127,6 +127,16 @@ def test_exported_files_are_the_network_that_opencv_reads(classes: int, tiny: Pa
     np.testing.assert_allclose(sizes / [128, 32], rows[:, 2:4], rtol=1e-4, atol=2e-5)
 
 
+def test_darknets_own_files_are_no_checkpoints_and_its_interim_ones_are_weights(tiny: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"a\.weights is a file of Darknet: make a checkpoint of it by `lit-vision import"
+    ):
+        load_task(tiny / "a.weights")
+    interim = (tiny / "a.weights").rename(tiny / "a.backup")
+    task = YOLODetector(["cat", "big dog"], architecture=str(tiny / "a.cfg"), weights=str(interim))
+    assert task.network.heads_read
+
+
 def test_import_and_export_are_inverse(tiny: Path) -> None:
     import_darknet(str(tiny / "a.cfg"), tiny / "a.weights", tiny / "a.names", tiny / "a.ckpt")
     weights, cfg, names = export_darknet(tiny / "a.ckpt", tiny / "b.weights")

@@ -254,8 +254,8 @@ def test_predict_on_pictures_needs_the_checkpoint_alone(files: Path, monkeypatch
         "label_maps": None,
     }
     words = ["--ckpt_path", "a.ckpt", "--images", "a.jpg", "--output", "out", "--tile", "640"]
-    assert main(["predict", *words]) == 0
-    assert calls[1][3]["tile"] == 640  # type: ignore[index]
+    assert main(["predict", *words, "--nms_threshold", "0.6"]) == 0
+    assert (calls[1][3]["tile"], calls[1][3]["nms_threshold"]) == (640, 0.6)  # type: ignore[index]
 
 
 def test_quickstart_writes_where_told(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

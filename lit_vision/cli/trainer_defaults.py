@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.callbacks import (
     LearningRateMonitor,
@@ -124,13 +125,18 @@ def _has(own: Sequence[Callback], kind: type[Callback]) -> bool:
     return any(isinstance(one, kind) for one in own)
 
 
-def choose_precision(model: LightningModule, accelerator: str) -> tuple[str, str]:
-    """bf16-mixed where the processor gains and the task has shown equal accuracy, else 32-true; and why.
+def choose_precision(model: LightningModule, accelerator: str, begun: Path | None = None) -> tuple[str, str]:
+    """Of a training, bf16-mixed where the processor gains and the task has shown equal accuracy, else 32-true; and why.
 
     Args:
         model: its class says with `bf16_shown` whether equal accuracy was measured.
         accelerator: the Trainer's option: "auto", "cpu", "gpu", "cuda" ...
+        begun: config.yaml of the run that goes on, whatever processor it has come to.
     """
+    if begun is not None and begun.is_file():
+        known = (yaml.safe_load(begun.read_text()).get("trainer") or {}).get("precision")
+        if known is not None:
+            return str(known), "as the run began"
     cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     gains = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_has_bf16()
     if not gains or accelerator in ("tpu", "mps"):

@@ -90,6 +90,9 @@ def _predict_pictures(words: list[str]) -> int:
     parser.add_argument(
         "--tile", type=int, metavar="PIXELS", help="cut large pictures into overlapping tiles of this side"
     )
+    parser.add_argument(
+        "--nms_threshold", type=float, help="of boxes: the lesser of two of one class with more IoU goes"
+    )
     parser.add_argument("--label_maps", choices=("png", "tiff"), help="of instances, 16 bits both (default png)")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     options = parser.parse_args(words)
@@ -107,7 +110,7 @@ def _predict_pictures(words: list[str]) -> int:
         precision=options.precision,
         label_maps=options.label_maps,
         overwrite=options.overwrite,
-        **({} if options.tile is None else {"tile": options.tile}),
+        **{name: getattr(options, name) for name in ("tile", "nms_threshold") if getattr(options, name) is not None},
     )
     return 0
 

@@ -212,7 +212,10 @@ class VisionCLI(LightningCLI):
         options = dict(self._get(self.config_init, "trainer", default={}))
         fitting = self.subcommand == "fit"
         if options.get("precision") is None:
-            precision, reason = choose_precision(self.model, str(options.get("accelerator", "auto")))
+            precision, reason = "32-true", "of all evaluations unless told otherwise"
+            if fitting:
+                begun = self.folder.path / "config.yaml" if self.header else None
+                precision, reason = choose_precision(self.model, str(options.get("accelerator", "auto")), begun)
             rank_zero_info(f"precision: {precision} ({reason})")
             kwargs["precision"] = self.options.trainer.precision = precision
         if options.get("logger") in (None, True):

@@ -19,7 +19,7 @@ from lit_vision.errors import UserError
 from lit_vision.networks.darknet_cfg import DarknetConfig, backbone_length
 from lit_vision.networks.darknet_kinds import Convolution
 
-_NAME = re.compile(r"\.(weights|conv\.\d+)$")  # darknet53.conv.74 is the beginning of a network, so many layers
+_NAME = re.compile(r"\.(weights|backup|conv\.\d+)$")  # darknet53.conv.74 is the beginning of a network, so many layers
 IMAGENET = 1000  # classes of the classifiers that Darknet's backbones were trained as
 Floats = npt.NDArray[np.float32]
 

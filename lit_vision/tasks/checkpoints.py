@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lit_vision.errors import UserError
+from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.optimization import as_channels_last
 
@@ -21,6 +22,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise UserError(f"checkpoint {path} does not exist")
+    if is_darknet_file(path):
+        raise UserError(
+            f"checkpoint {path} is a file of Darknet: make a checkpoint of it by `lit-vision import-darknet`"
+        )
     try:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

@@ -67,6 +67,9 @@ class YOLODetector(BoxTask):
     monitor = "val/map"
     monitor_mode = "max"
 
+    # benchmarks/precision.py: docs/detection.md has its table.
+    bf16_shown = True
+
     def __init__(
         self,
         class_names: Sequence[str],

@@ -366,6 +366,10 @@ def test_precision_needs_the_processor_and_the_proof(tmp_path: Path, monkeypatch
     monkeypatch.setattr("lit_vision.cli.trainer_defaults.cpu_has_bf16", lambda: True)
     assert choose_precision(shown, "cpu")[0] == "bf16-mixed"
     assert choose_precision(unshown, "cpu") == ("32-true", "equal accuracy in bf16 is not shown for OtherToy")
+    begun = tmp_path / "config.yaml"  # of a run that has come from another processor
+    assert choose_precision(shown, "cpu", begun)[0] == "bf16-mixed"
+    begun.write_text("trainer: {precision: 32-true}")
+    assert choose_precision(shown, "cpu", begun) == ("32-true", "as the run began")
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,8 @@ def test_thresholds_of_the_validation_travel_and_are_written(fitted: Any, worksp
     for one in found:
         assert one["score"] > written["classes"][names[one["category_id"]]]["threshold"] - 1e-5
     assert load_for_prediction(file, 0.4, {}).score_threshold == 0.4  # type: ignore[attr-defined]
+    both: Any = load_for_prediction(file, 0.2, {"objectness_threshold": 0.9})
+    assert (both.score_threshold, both.objectness_threshold) == (0.2, 0.9)  # what is given stays
 
 
 def test_the_batches_before_a_training_give_no_thresholds(drawn: Path) -> None:
