@@ -50,6 +50,7 @@ def check(
     problems += [*_duplicates(index), *_empty_splits(index)]
     findings = look_at_files(index, problems, progress, workers)
     index = replace(index, sizes=findings.sizes)
+    index = replace(index, notes=(*index.notes, *_torn_maps(index, findings)))
     problems += _wrong_labels(index)
     index = _clipped(index, problems)
     if missing := _missing_classes(index, findings):
@@ -157,6 +158,16 @@ def _clipped(index: Index, problems: list[str]) -> Index:
         )
     boxes, overhang = clip_boxes(index.boxes, sizes)
     return replace(index, boxes=boxes, notes=(*index.notes, *clip_note(overhang)))
+
+
+def _torn_maps(index: Index, findings: Finding) -> Iterator[str]:
+    """A sentence where most label maps look like masks of object or not."""
+    torn, maps = findings.torn
+    if torn > maps / 2:
+        yield (
+            f"{torn} of {maps} label maps of {index.root} have one object alone, in several parts: are they masks of 0 "
+            "and 255? Each object wants a number of its own; scipy.ndimage.label numbers what does not touch"
+        )
 
 
 def _missing_classes(index: Index, findings: Finding) -> str | None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from lit_vision.data import FILES_CHECKED
@@ -26,17 +27,20 @@ class Finding(NamedTuple):
         sizes: (N, 2) height and width of the images; those of images in no split stay as they were.
         shown: (K,) classes that masks of the training split show.
         unread: whether a mask of the training split could not be read, so that `shown` may lack classes.
+        torn: label maps whose only object has several parts, and label maps with objects.
     """
 
     sizes: Int32Array
     shown: BoolArray
     unread: bool
+    torn: tuple[int, int] = (0, 0)
 
 
 class _Look(NamedTuple):
     problems: list[str]
     size: tuple[int, int]
     labels: set[int]
+    torn: bool = False
 
 
 def look_at_files(
@@ -66,19 +70,20 @@ def _look_at_all(
     used = np.flatnonzero(index.splits >= 0).tolist()
     sizes: Int32Array = index.sizes.copy()
     shown = np.zeros(len(index.class_names), np.bool_)
-    unread = False
+    unread, torn, maps = False, 0, 0
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         for at in range(0, len(used), _CHUNK):
             chunk = used[at : at + _CHUNK]
             for done, (i, look) in enumerate(zip(chunk, pool.map(partial(_look, index), chunk), strict=True), at + 1):
                 problems += look.problems
                 sizes[i] = look.size
+                torn, maps = torn + look.torn, maps + bool(look.labels)
                 if index.splits[i] == 0:
                     shown[list(look.labels)] = True
                     unread |= bool(look.problems)
                 if progress is not None:
                     progress(done, len(used))
-    return Finding(sizes, shown, unread and index.mask_kind != "none")
+    return Finding(sizes, shown, unread and index.mask_kind != "none", (torn, maps))
 
 
 def _look(index: Index, i: int) -> _Look:
@@ -98,26 +103,28 @@ def _look(index: Index, i: int) -> _Look:
         )
         return _Look([fault], size, set())
     problems: list[str] = []
-    labels = _look_at_masks(index, i, size, problems)
-    return _Look(problems, size, labels)
+    labels, torn = _look_at_masks(index, i, size, problems)
+    return _Look(problems, size, labels, torn)
 
 
-def _look_at_masks(index: Index, i: int, size: tuple[int, int], problems: list[str]) -> set[int]:
-    """Labels that the image's masks show."""
+def _look_at_masks(index: Index, i: int, size: tuple[int, int], problems: list[str]) -> tuple[set[int], bool]:
+    """Labels that the image's masks show, and whether the only object of a label map has several parts."""
     try:
         if index.mask_kind == "classes":
-            return _classes_of(index, i, size, problems)
+            return _classes_of(index, i, size, problems), False
         if index.mask_kind == "instances":
-            return set(rasterise(index, i, size)[1].tolist())
+            instances, labels, _ = rasterise(index, i, size)
+            torn = len(labels) == 1 and cv2.connectedComponents((instances == 1).astype(np.uint8))[0] > 2
+            return set(labels.tolist()), torn
     except UserError as error:
         problems.append(str(error))
-        return set()
+        return set(), False
     if index.segment_kinds is not None and index.segments is not None:
         span = index.span(i)
         for k in range(span.start, span.stop):
             if index.segment_kinds[k] == FILE:
                 _look_at_object(index, index.segments.text(k), size, problems)
-    return set()
+    return set(), False
 
 
 def _look_at_object(index: Index, file: str, size: tuple[int, int], problems: list[str]) -> None:

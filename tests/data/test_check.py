@@ -239,3 +239,17 @@ def test_a_class_that_only_crowds_show_is_not_shown(tmp_path: Path, crowd: int) 
         assert any("the training split never shows" in problem for problem in problems(index, "detection"))
     else:
         check(index, "detection")
+
+
+def test_masks_that_were_given_as_label_maps_are_noted(tmp_path: Path) -> None:
+    parts = np.zeros((8, 10), np.uint8)
+    parts[1:3, 1:3], parts[5:7, 6:9] = 255, 255
+    for k, part in enumerate(("train", "train", "val")):
+        picture(tmp_path / "images" / part / f"{k}.png")
+        picture(tmp_path / "labels" / part / f"{k}.png", parts)
+    found = check(read(tmp_path, "labelmaps", classes=["cell"]), "instances")
+    assert [note for note in found.notes if note.startswith(f"3 of 3 label maps of {tmp_path} have one object alone")]
+    for k, part in enumerate(("train", "train")):
+        picture(tmp_path / "labels" / part / f"{k}.png", np.where(np.arange(10) < 5, parts, parts // 2))
+    found = check(read(tmp_path, "labelmaps", classes=["cell"]), "instances")
+    assert not any("one object alone" in note for note in found.notes)
