@@ -47,7 +47,9 @@ class SaveRun(SaveConfigCallback):
         if path.exists() and not self._is_same(path, text):
             path.replace(path.with_name(f"config-{int(path.stat().st_mtime)}.yaml"))
         if not path.exists():
-            path.write_text(text)
+            partial = path.with_name(f"{path.name}.partial")
+            partial.write_text(text)  # a kill in the middle leaves no half of it, which could not be read again
+            partial.replace(path)
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
                 logger.log_config(yaml.safe_load(text))

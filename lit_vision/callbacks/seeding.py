@@ -44,7 +44,7 @@ def reseed(*place: int) -> None:
     torch_seed, numpy_seed, python_seed = (int(word) for word in np.random.SeedSequence(place).generate_state(3))
     # torch.manual_seed goes through all backends each time: half a millisecond; the two generators take microseconds.
     torch.default_generator.manual_seed(torch_seed)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch annotates it not
         torch.cuda.manual_seed(torch_seed)
     np.random.seed(numpy_seed)  # noqa: NPY002  the global state is meant
     random.seed(python_seed)

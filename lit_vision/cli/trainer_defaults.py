@@ -134,7 +134,7 @@ def choose_precision(model: LightningModule, accelerator: str, begun: Path | Non
         begun: config.yaml of the run that goes on, whatever processor it has come to.
     """
     if begun is not None and begun.is_file():
-        known = (yaml.safe_load(begun.read_text()).get("trainer") or {}).get("precision")
+        known = ((yaml.safe_load(begun.read_text()) or {}).get("trainer") or {}).get("precision")
         if known is not None:
             return str(known), "as the run began"
     cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

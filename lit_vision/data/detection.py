@@ -112,7 +112,8 @@ class DetectionDataModule(VisionDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled and augmented; every process gets its own share."""
         loader = super().train_dataloader()
-        self._refuse_or_say_too_small()
+        if self.checked:  # or the files would have to be opened for their sizes
+            self._refuse_or_say_too_small()
         augmentation = self._augmentation()
         if augmentation is not None and augmentation.mixes:
             loader.dataset.closing_epoch = self._closing_epoch(len(loader))  # type: ignore[attr-defined]  # TrainingDataset
@@ -138,7 +139,7 @@ class DetectionDataModule(VisionDataModule):
 
     def _refuse_or_say_too_small(self) -> None:
         sizes = self._object_sizes()
-        lost = len(sizes) - len(self.training_box_sizes())
+        lost = int((sizes < MIN_SIDE).any(dim=1).sum())
         if not lost:
             return
         said = f"{lost:,} of the {len(sizes):,} training objects of {self.root} are less than a pixel wide or high at "

@@ -14,7 +14,7 @@ import yaml
 from conftest import TOY
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
-from stand_in import OtherToy, ToyData
+from stand_in import OtherToy, Toy, ToyData
 
 from lit_vision.__main__ import main
 from lit_vision.cli import screens
@@ -370,6 +370,39 @@ def test_precision_needs_the_processor_and_the_proof(tmp_path: Path, monkeypatch
     assert choose_precision(shown, "cpu", begun)[0] == "bf16-mixed"
     begun.write_text("trainer: {precision: 32-true}")
     assert choose_precision(shown, "cpu", begun) == ("32-true", "as the run began")
+
+
+def test_a_training_is_bf16_stays_so_elsewhere_and_is_evaluated_in_float32(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toy, "bf16_shown", True)
+    monkeypatch.setattr("lit_vision.cli.trainer_defaults.cpu_has_bf16", lambda: True)
+    options = ["-c", "toy.yaml", "--trainer.accelerator", "cpu"]
+    first = cli.run("fit", [*options, "--trainer.max_epochs", "1"])
+    assert first.trainer.precision == "bf16-mixed"
+    assert cli.run("test", options).trainer.precision == "32-true"
+    monkeypatch.setattr("lit_vision.cli.trainer_defaults.cpu_has_bf16", lambda: False)  # it has come to another machine
+    again = cli.run("fit", [*options, "--trainer.max_epochs", "2", "--resume", str(first.folder.path)])
+    assert again.trainer.precision == "bf16-mixed"
+    assert cli.run("fit", options).trainer.precision == "32-true"
+
+
+def test_a_kill_leaves_no_half_of_a_config(workspace: Path) -> None:
+    whole = Path.write_text
+
+    def torn(path: Path, text: str, *args: Any, **settings: Any) -> int:
+        if "config.yaml" not in path.name:
+            return whole(path, text, *args, **settings)
+        whole(path, text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "write_text", torn)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            cli.run("fit", ["-c", "toy.yaml", "--run_dir", "run"])
+    assert not Path("run/config.yaml").exists()
+    cli.run("fit", ["-c", "toy.yaml", "--run_dir", "run", "--resume", "auto"])
+    assert "trainer:" in Path("run/config.yaml").read_text()
 
 
 @pytest.mark.parametrize(
