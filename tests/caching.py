@@ -104,7 +104,8 @@ def main(root: Path, runs: Path, given: dict[str, Any]) -> None:
     if row:
         die_at_row(row)
     done = fit(root, runs, **given)
-    print(json.dumps({"kept": sources(done).kept, "folder": str(done.folder.path)}))
+    if done.trainer.is_global_zero:  # not printed: two processes and their libraries write to one pipe
+        runs.with_suffix(".json").write_text(json.dumps(sources(done).kept))
 
 
 if __name__ == "__main__":

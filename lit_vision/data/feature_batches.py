@@ -6,12 +6,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lit_vision.data.classification import ClassificationDataset
 from lit_vision.data.dataset import Collate, VisionDataset
 from lit_vision.data.feature_store import FeatureStore, Rows, content_hash
-from lit_vision.data.loader import EpochLoader, start_worker
+from lit_vision.data.loader import EpochLoader, StoppableLoader, start_worker
 from lit_vision.data.sampler import PADDING_EPOCH, Key
 from lit_vision.types import Batch, Int64Array, Sample
 
@@ -121,7 +121,7 @@ class _Hashed(Dataset[Any]):
         return {**self.dataset[key], "content": np.uint64(content).view(np.int64).item()}
 
 
-def picture_loader(loader: EpochLoader, chunks: Sequence[Int64Array], view: int) -> DataLoader[Any]:
+def picture_loader(loader: EpochLoader, chunks: Sequence[Int64Array], view: int) -> StoppableLoader:
     """Batches of these positions of a loader's dataset as a view shows them, decoded as the loader does.
 
     Args:
@@ -130,7 +130,7 @@ def picture_loader(loader: EpochLoader, chunks: Sequence[Int64Array], view: int)
         view: epoch of the augmentation.
     """
     keys = [[(view, int(position)) for position in chunk] for chunk in chunks]
-    return DataLoader(
+    return StoppableLoader(
         cast(Any, _Hashed(cast(VisionDataset, loader.dataset))),
         batch_sampler=keys,
         num_workers=min(loader.num_workers, len(keys)),

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -28,7 +29,15 @@ class BatchSource(Protocol):
         """The batch of these keys."""
 
 
-class EpochLoader(DataLoader[Sample]):
+class StoppableLoader(DataLoader[Any]):
+    """A DataLoader whose workers, with `start_worker`, are never ended by the first SIGTERM, not while they start."""
+
+    def __iter__(self) -> Any:
+        with _sigterm_held(self.worker_init_fn):
+            return super().__iter__()
+
+
+class EpochLoader(StoppableLoader):
     """A DataLoader over an EpochSampler that can continue an epoch.
 
     Lightning makes its iterator long before training knows where it stands: before the progress of a checkpoint is
@@ -162,6 +171,21 @@ def start_worker(worker_id: int) -> None:
     if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, _wait_for_main)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+@contextmanager
+def _sigterm_held(worker_init_fn: Any) -> Iterator[None]:
+    # A worker begins with a handler of torch that dies of SIGTERM. One that is started in here gets the signal after
+    # start_worker, which lets it through; another function would not.
+    if sys.platform == "win32" or worker_init_fn is not start_worker:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait_for_main(number: int, frame: object) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning_fabric.utilities.types import _Stateful  # what Lightning asks before it warns
 from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data._utils import signal_handling
 
 from lit_vision.data.loader import EpochLoader, fingerprint, start_worker
 from lit_vision.data.sampler import EpochSampler
@@ -186,6 +187,26 @@ def test_workers_outlive_the_first_sigterm(careful: bool) -> None:
     os.kill(worker, signal.SIGTERM)
     if careful:
         assert [int(one) for one in iterator] == [worker] * 5
+    else:
+        with pytest.raises(RuntimeError, match=r"killed by signal|exited unexpectedly"):
+            list(iterator)
+
+
+@pytest.mark.parametrize("held", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_workers_outlive_a_sigterm_while_they_start(held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when torch has put its own handler in place, and start_worker not yet ours."""
+    ready = signal_handling._set_worker_signal_handlers
+
+    def signalled() -> None:
+        ready()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", signalled)
+    init = start_worker if held else lambda worker_id: start_worker(worker_id)
+    iterator = iter(EpochLoader(Slow(), batch_size=1, sampler=EpochSampler(3), num_workers=1, worker_init_fn=init))
+    if held:
+        assert len({int(one) for one in iterator}) == 1
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # the main process hears it
     else:
         with pytest.raises(RuntimeError, match=r"killed by signal|exited unexpectedly"):
             list(iterator)
