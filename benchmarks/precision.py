@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from budget import add_record, find_record, read_records
 from lit_vision_command import fit
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -31,11 +32,6 @@ def train(experiment: str, settings: dict[str, str], seed: int, precision: str) 
         best = torch.load(Path(folder, "run", "checkpoints", "best.ckpt"), weights_only=True)
     state = best["callbacks"]["RunCheckpoints"]
     return {"metric": state["monitor"], "value": float(state["best_model_score"]), **cost.as_dict()}
-
-
-def done(output: Path) -> list[dict[str, Any]]:
-    """The lines written so far."""
-    return [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -63,7 +59,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true")
     options = parser.parse_args()
     if options.show:
-        show(done(options.output))
+        show(read_records(options.output))
         return
     changes = " ".join(options.set)
     settings = dict(word.split("=", 1) for word in options.set)
@@ -71,11 +67,10 @@ def main() -> None:
         for seed in options.seeds:
             for precision in PRECISIONS:
                 cell = {"experiment": experiment, "settings": changes, "seed": seed, "precision": precision}
-                if any(cell.items() <= row.items() for row in done(options.output)):
+                if find_record(read_records(options.output), cell):
                     continue
                 row = cell | train(experiment, settings, seed, precision)
-                with options.output.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                add_record(options.output, row)
                 print(json.dumps(row), flush=True)
 
 

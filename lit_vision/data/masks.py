@@ -35,6 +35,7 @@ def read_mask(path: Path, colors: UInt8Array | None = None) -> UInt8Array:
     """
     values = _read_numbers(path)
     if values.ndim == 3:
+        _refuse_stack(values, path)
         if colors is None:
             raise UserError(f"{path}: is a colour picture, not class indices; give `colors`, one RGB colour per class")
         return _rows_of_colors(values[:, :, :3], colors, path)
@@ -51,8 +52,16 @@ def read_label_map(path: Path) -> Int32Array:
     """
     values = _read_numbers(path)
     if values.ndim == 3:
+        _refuse_stack(values, path)
         raise UserError(f"{path}: is a colour picture, not object numbers; save it as 16-bit grey PNG or TIFF")
     return _within(values, 2**31 - 1, path, "a label map holds whole numbers from 0").astype(np.int32)
+
+
+def _refuse_stack(values: npt.NDArray[Any], path: Path) -> None:
+    if values.shape[2] not in (3, 4):
+        raise UserError(f"{path}: holds {values.shape[2]} bands or pages; save each page as a file of its own")
+    if values.dtype != np.uint8:
+        raise UserError(f"{path}: holds {values.shape[2]} bands or pages of {values.dtype}, and colours are 8-bit")
 
 
 def _read_numbers(path: Path) -> npt.NDArray[Any]:

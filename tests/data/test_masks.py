@@ -1,5 +1,6 @@
 """Numbers in files come back as they were written."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -100,6 +101,17 @@ def test_label_maps_of_every_depth(tmp_path: Path, dtype: type) -> None:
     if dtype in (np.uint8, np.uint16):
         assert cv2.imwrite(str(tmp_path / "m.png"), values.astype(dtype))
         np.testing.assert_array_equal(read_label_map(tmp_path / "m.png"), values)
+
+
+@pytest.mark.parametrize("read", [read_mask, read_label_map])
+def test_stacks_of_pages(read: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "m.tif"
+    tifffile.imwrite(path, np.zeros((5, 6, 7), np.uint16), photometric="minisblack")
+    with pytest.raises(UserError, match=r"m\.tif: holds 5 bands or pages; save each page as a file of its own"):
+        read(path)
+    tifffile.imwrite(path, np.zeros((3, 6, 7), np.uint16), photometric="minisblack")
+    with pytest.raises(UserError, match=r"m\.tif: holds 3 bands or pages of uint16, and colours are 8-bit"):
+        read(path)
 
 
 def test_broken_label_maps(tmp_path: Path) -> None:
