@@ -89,7 +89,7 @@ class Tuning:
         self.search.begin(choices)
         for place in kept.searched():
             picture = kept[place]
-            self.search.update(picture.maps, picture.truth, picture.ignored)
+            self.search.update(picture.index, picture.maps, picture.truth, picture.ignored)
         return self.search.choices[int(self.search.compute())]
 
     def adopted(self, saved: dict[str, Any]) -> Separation:

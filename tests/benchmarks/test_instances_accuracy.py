@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from instances_accuracy import StopWatch
-from instances_ways import Picture, components, distance_watershed, reported, ways_of
+from instances_ways import SURE, Picture, components, distance_watershed, reported, separated, surest_of, ways_of
 from quiet import quiet_trainer
 from torch import nn
 from torch.utils.data import DataLoader
@@ -84,6 +84,15 @@ def test_settings_are_chosen_on_the_other_half() -> None:
     assert reported([high], pictures)["f1_50"] == pytest.approx(2 * 4 / (4 + 8))
     # On the even ones both are alike, so the first is taken; on the odd ones the low one is better.
     assert reported([high, low], pictures)["f1_50"] == pytest.approx(2 * 4 / (4 + 8))
+
+
+def test_the_task_keeps_the_first_unless_another_is_surely_better() -> None:
+    first, other = (partial(separated, Separation(level, 0.3, 1)) for level in (0.6, 0.2))
+    seen, unseen = pair(True, 100), pair(True, 50)
+    assert surest_of([first, other], [seen, seen]) is other
+    assert surest_of([first, other], [seen, unseen]) is first
+    assert reported([first, other], [seen] * 4, surest_of)["f1_50"] == 1
+    assert len(ways_of("both")[SURE]) == len(ways_of("both")["two networks, given back"])
 
 
 def test_the_usual_pipeline_parts_round_objects() -> None:

@@ -40,7 +40,7 @@ def test_the_grid_holds_the_start_first_and_what_is_set_stays() -> None:
 
 def test_it_finds_the_only_border_threshold_that_parts_the_pair() -> None:
     search = ThresholdSearch([replace(START, border_threshold=t) for t in (0.7, 0.5, 0.2)])
-    search.update(*pair(gap=77))  # 0.3
+    search.update(0, *pair(gap=77))  # 0.3
     scores = search.scores().tolist()
     assert int(search.compute()) == 2
     assert scores[2] == 1
@@ -52,7 +52,7 @@ def test_thresholds_are_found_together() -> None:
     """Neither the best pixel threshold at the first border threshold nor the reverse leads to the best of both."""
     choices = [Separation(p, b, 8) for p in (0.3, 0.6) for b in (0.7, 0.2)]
     search = ThresholdSearch(choices)
-    search.update(*pair(gap=77, blur=120))
+    search.update(0, *pair(gap=77, blur=120))
     assert choices[int(search.compute())] == Separation(0.6, 0.2, 8)
 
 
@@ -60,13 +60,13 @@ def test_counts_of_processes_add_up_and_ignored_pixels_count_neither_way() -> No
     pictures = [pair(gap) for gap in (40, 77, 120, 200)]
     whole, ranks = ThresholdSearch(grid(START)), [ThresholdSearch(grid(START)) for _ in range(2)]
     for k, (maps, truth) in enumerate(pictures):
-        whole.update(maps, truth)
-        ranks[k % 2].update(maps, truth)
+        whole.update(k, maps, truth)
+        ranks[k % 2].update(k, maps, truth)
     for state in ("hits", "false", "objects"):  # what dist_reduce_fx="sum" does
         assert torch.equal(getattr(ranks[0], state) + getattr(ranks[1], state), getattr(whole, state))
     maps, truth = pair(200)
     only = ThresholdSearch([START])
-    only.update(maps, np.where(truth == 2, 0, truth).astype(np.int32), truth == 2)
+    only.update(0, maps, np.where(truth == 2, 0, truth).astype(np.int32), truth == 2)
     assert only.false.sum() == 0
     assert only.scores().tolist() == [1.0]
 
@@ -75,8 +75,53 @@ def test_without_objects_the_start_stays() -> None:
     search = ThresholdSearch(grid(START))
     assert search.choices[int(search.compute())] == START
     nothing = np.zeros((9, 9), np.uint8)
-    search.update(Maps(nothing, nothing, nothing), nothing.astype(np.int32))
+    search.update(0, Maps(nothing, nothing, nothing), nothing.astype(np.int32))
     assert search.choices[int(search.compute())] == START
+
+
+def one_with_a_line(level: int) -> tuple[Maps, np.ndarray]:
+    """One object, through the middle of which the border map sees a line."""
+    maps, truth = pair(gap=level)
+    return maps, (truth > 0).astype(np.int32)
+
+
+def asked(pictures: list[tuple[Maps, np.ndarray]]) -> ThresholdSearch:
+    search = ThresholdSearch([replace(START, border_threshold=t) for t in (0.7, 0.2)])
+    for k, one in enumerate(pictures):
+        search.update(3 * k, *one)
+    return search
+
+
+def test_the_error_of_a_gain_is_that_of_leaving_each_picture_out() -> None:
+    pictures = [pair(77), one_with_a_line(77), pair(77), pair(200), pair(20)]
+    without = [asked([*pictures[:k], *pictures[k + 1 :]]).scores() for k in range(5)]
+    differences = np.array([float(one[1] - one[0]) for one in without])
+    gain, error = asked(pictures).gains()
+    assert gain.tolist() == (asked(pictures).scores() - asked(pictures).scores()[0]).tolist()
+    expected = np.sqrt(4 / 5 * ((differences - differences.mean()) ** 2).sum())
+    assert error.tolist() == [0, pytest.approx(expected, rel=1e-12)]
+    assert expected > 0.1
+
+
+def test_what_may_be_luck_leaves_the_first_as_it_is() -> None:
+    parted, cut = pair(77), one_with_a_line(77)
+    lucky = asked([parted, cut])
+    assert lucky.gains()[0][1] > 0.05
+    assert int(lucky.compute()) == 0
+    assert int(lucky.scores().argmax()) == 1  # negative control: the best would be another
+    assert int(asked([parted] * 6 + [cut]).compute()) == 1
+    assert int(asked([parted]).compute()) == 1  # of a single picture nothing is known of chance
+
+
+def test_groups_hold_several_pictures() -> None:
+    """Two pictures of one group count as one."""
+    search, pictures = ThresholdSearch([START, replace(START, border_threshold=0.2)]), [pair(70), pair(200), pair(65)]
+    for k, index in enumerate([5, 6, 5 + thresholds.GROUPS]):
+        search.update(index, *pictures[k])
+    assert search.objects.tolist() == [{5: 4, 6: 2}.get(k, 0) for k in range(thresholds.GROUPS)]
+    # Without the group of 6 the gain is that of two pairs that only the second one parts, 0.95; without that of 5 none.
+    _, error = search.gains()
+    assert float(error[1]) == pytest.approx(0.95 / 2, abs=1e-9)
 
 
 def picture(index: int) -> KeptPicture:
@@ -111,7 +156,7 @@ GAPS = [[40, 77], [120]]  # of the pictures of two processes
 def searched(gaps: list[int]) -> int:
     search = ThresholdSearch(grid(START))
     for gap in gaps:
-        search.update(*pair(gap))
+        search.update(gap, *pair(gap))
     return int(search.compute())  # of all processes, where there are several
 
 
