@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lit_vision.metrics.operating_points import Curve
 from lit_vision.plotting import write_picture
 from lit_vision.types import UInt8Array
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 NAMED = 60  # classes up to which a confusion matrix names them; hundreds of names take half a minute and show nothing
 NUMBERED = 25  # classes up to which the cells of a confusion matrix carry their counts
+COLOURED = 10  # classes up to which each has a colour and a place in a legend
 COUNTED = 100_000  # counts from here on no longer fit into a cell
 
 
@@ -68,6 +70,48 @@ def curves(
     if series:
         axes.legend(frameon=False)
     return _pixels(figure)
+
+
+def precision_recall(found: Mapping[str, Curve], thresholds: Mapping[str, float]) -> UInt8Array:
+    """Left precision over recall at an IoU of 0.5, right F1 over the score threshold, with a dot at the ones in force.
+
+    Few classes have a colour each and their average precision in the legend; of many, thin lines show the range. The
+    black line is the mean.
+
+    Args:
+        found: name -> curve of a class.
+        thresholds: name -> score threshold.
+    """
+    figure = _figure(11, 5)
+    left, right = figure.subplots(1, 2)
+    recalls, scores = np.linspace(0, 1, 101), np.linspace(0, 1, 201)
+    high = [curve.at_recalls() for curve in found.values()]
+    f1 = [_f1_above(curve, scores) for curve in found.values()]
+    few = len(found) <= COLOURED
+    for k, (name, curve) in enumerate(found.items()):
+        look: dict[str, Any] = {"color": f"C{k}" if few else "0.75", "linewidth": 1.4 if few else 0.6}
+        left.plot(recalls, high[k], **look, label=f"{name} {curve.average_precision:.3f}" if few else None)
+        right.plot(scores, f1[k], **look)
+        chosen = np.array([thresholds[name]])
+        right.plot(chosen, _f1_above(curve, chosen), "o", color=look["color"], markersize=4)
+    if len(found) > 1:
+        mean = float(np.mean([curve.average_precision for curve in found.values()]))
+        label = f"mean of {len(found)} classes {mean:.3f}"
+        left.plot(recalls, np.mean(high, 0), color="k", linewidth=2.2, label=label)
+        right.plot(scores, np.mean(f1, 0), color="k", linewidth=2.2)
+    left.set(xlabel="recall", ylabel="precision, IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
+    right.set(xlabel="score threshold", ylabel="F1, IoU 0.5", xlim=(0, 1), ylim=(0, 1.02))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    for text in left.legend(frameon=False, loc="lower left", title="average precision").get_texts():
+        text.set_parse_math(False)
+    return _pixels(figure)
+
+
+def _f1_above(curve: Curve, thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """F1 of the detections whose score is above each threshold."""
+    count = np.searchsorted(-curve.scores, -thresholds.astype(np.float32))  # of the scores above
+    return np.append(0.0, curve.f1)[count]
 
 
 def intervals(panels: Mapping[str, Sequence[tuple[str, float, float, float]]]) -> UInt8Array:

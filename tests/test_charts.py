@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lit_vision.charts import intervals, open_spans, steps_per_epoch, unfreezing_timeline
+from lit_vision.charts import intervals, open_spans, precision_recall, steps_per_epoch, unfreezing_timeline
+from lit_vision.metrics.operating_points import Curve
 from lit_vision.types import UInt8Array
 
 BLUE, ORANGE, GREY, RED = (31, 119, 180), (255, 127, 14), (115, 115, 115), (214, 39, 40)
@@ -97,3 +98,16 @@ def test_intervals_are_lines_from_end_to_end() -> None:
     rows = blue.sum(1)
     upper, lower = rows[: len(rows) // 2].max(), rows[len(rows) // 2 :].max()
     assert upper > 4 * lower > 0
+
+
+def test_curves_of_few_classes_are_coloured_and_of_many_grey() -> None:
+    one = Curve(np.array([0.9, 0.4], np.float32), np.array([0.5, 1.0]), np.array([1.0, 0.8]), 0.9)
+    pictures = []
+    for count in (1, 2, 10, 11):
+        names = [f"${k}$_" for k in range(count)]
+        pictures.append(precision_recall(dict.fromkeys(names, one), dict.fromkeys(names, 0.6)))
+    coloured = [int((np.ptp(picture, axis=2) > 60).sum()) for picture in pictures]
+    assert coloured[0] > 500
+    assert coloured[3] == 0
+    black = [int((picture.max(2) < 60).sum()) for picture in pictures]
+    assert black[1] > black[0] + 500  # the mean

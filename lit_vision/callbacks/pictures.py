@@ -8,9 +8,10 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
-from lit_vision.charts import confusion_matrix
+from lit_vision.charts import confusion_matrix, precision_recall
 from lit_vision.drawing import alone, draw_guess, draw_truth
 from lit_vision.errors import UserError
+from lit_vision.metrics.operating_points import curves
 from lit_vision.plotting import grid, write_picture
 from lit_vision.tasks.base import without_padding
 from lit_vision.types import Batch, UInt8Array
@@ -26,8 +27,9 @@ class Pictures(pl.Callback):
     - val_epoch_003.jpg: for images spread over the validation split, the truth and right of it the prediction. They
       are the same ones in every epoch, and with several processes of the part that rank 0 evaluates.
     - test.jpg, and val.jpg of `lit-vision validate`: likewise.
-    - confusion_val.png, confusion_test.png: of pictures or pixels in one class each, of the validation drawn last and
-      of the test.
+    - confusion_val.png, confusion_test.png: of pictures or pixels in one class each, or of boxes and background, of the
+      validation drawn last and of the test.
+    - precision_recall_val.png, precision_recall_test.png: of a detector, likewise.
 
     Args:
         images: pictures drawn from each set.
@@ -111,10 +113,8 @@ class Pictures(pl.Callback):
         if self._drawn:
             _save(trainer, _folder(trainer) / f"{name}.jpg", grid(self._drawn), stage)
             self._drawn = []
-        confusion = _confusion(pl_module, stage)
-        if confusion is not None:
-            picture = confusion_matrix(confusion, _names(pl_module))
-            _save(trainer, _folder(trainer) / f"confusion_{stage}.png", picture)
+        for kind, picture in _charts(pl_module, stage).items():
+            _save(trainer, _folder(trainer) / f"{kind}_{stage}.png", picture)
 
 
 def spread(count: int, wanted: int) -> set[int]:
@@ -150,11 +150,21 @@ def _names(pl_module: pl.LightningModule) -> Sequence[str]:
     return cast(Sequence[str], pl_module.class_names)
 
 
-def _confusion(pl_module: pl.LightningModule, stage: str) -> Any:
-    """(K, K) counts of the stage's last metrics; None for tasks without, and for several labels per picture."""
-    metrics = getattr(pl_module, "metrics", {})
-    counts = getattr(metrics[stage], "confusion", None) if stage in metrics else None
-    return counts.cpu().numpy() if counts is not None and counts.ndim == 2 else None
+def _charts(pl_module: pl.LightningModule, stage: str) -> dict[str, UInt8Array]:
+    """What the stage's last metrics can show; no confusion matrix for several labels per picture."""
+    names = list(_names(pl_module))
+    metric: Any = dict(getattr(pl_module, "metrics", {}).items()).get(stage)
+    charts = {}
+    counts = getattr(metric, "confusion", None)
+    if counts is not None and counts.ndim == 2:
+        shown = names if len(counts) == len(names) else [*names, "background"]
+        charts["confusion"] = confusion_matrix(counts.cpu().numpy(), shown)
+    scored = getattr(metric, "scored", None)
+    if scored is not None and scored.objects.any():
+        found = {name: curve for name, curve in zip(names, curves(scored), strict=True) if curve is not None}
+        thresholds = dict(zip(names, metric.points.thresholds.tolist(), strict=True))
+        charts["precision_recall"] = precision_recall(found, thresholds)
+    return charts
 
 
 def _save(trainer: pl.Trainer, path: Path, picture: UInt8Array, key: str | None = None) -> None:

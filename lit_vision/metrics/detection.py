@@ -10,14 +10,14 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lit_vision.metrics.box_confusion import Boxes, box_confusion
+from lit_vision.metrics.coco_precision import ABSENT, SIZES, coco_precision, mean_precision
 from lit_vision.metrics.operating_points import OperatingPoints, Scored, best_thresholds, f1_at
 from lit_vision.metrics.per_image import Arrays
 from lit_vision.ops.matching import AREAS, IGNORED, MATCHED, MISSED, match_boxes
 from lit_vision.ops.matching import THRESHOLDS as IOUS
 from lit_vision.types import BoolArray, DetectionPrediction, Int64Array
 
-SIZES = ("all", "small", "medium", "large")  # COCO's: the last three divide at areas of 32 x 32 and 96 x 96 pixels
-ABSENT = -1.0  # COCO's mark for a mean over nothing
 THRESHOLDS = {"map_50": 0, "map_75": 5}  # positions of IoU 0.5 and 0.75 among 0.50, 0.55, ..., 0.95
 
 # Flat numeric states, so that the gathering over processes is one concatenation each: (rows' shape, type).
@@ -54,6 +54,7 @@ class MeanAveragePrecision(Metric):
     Attributes:
         thresholds: of the scores, one per class, at which f1 is measured; None: each class's best for these images.
         points: thresholds and F1 of each class, from the last `compute()`.
+        scored: what became of its predictions at an IoU of 0.5.
     """
 
     higher_is_better = True
@@ -66,6 +67,8 @@ class MeanAveragePrecision(Metric):
         self.max_detections = max_detections
         self.thresholds: Sequence[float] | None = None
         self.points: OperatingPoints | None = None
+        self.scored: Scored | None = None
+        self._arrays: Arrays = {}
         for name in STATES:
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self.reset()
@@ -152,16 +155,29 @@ class MeanAveragePrecision(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The values by name; see the class."""
         state = {name: dim_zero_cat(getattr(self, name)).cpu().numpy() for name in STATES}
-        arrays = _once(state)
-        precision = _precision(arrays, len(self.class_names), self.max_detections)
-        values = {"map": _mean(precision[..., 0])}
-        values |= {name: _mean(precision[place, ..., 0]) for name, place in THRESHOLDS.items()}
-        values |= {f"map_{size}": _mean(precision[..., place]) for place, size in enumerate(SIZES) if place}
+        self._arrays = arrays = _once(state)
+        precision = coco_precision(arrays, len(self.class_names), self.max_detections)
+        values = {"map": mean_precision(precision[..., 0])}
+        values |= {name: mean_precision(precision[place, ..., 0]) for name, place in THRESHOLDS.items()}
+        values |= {f"map_{size}": mean_precision(precision[..., place]) for place, size in enumerate(SIZES) if place}
         values["f1"] = self._f1(arrays)
-        values |= {f"ap/{name}": _mean(precision[:, :, k, 0]) for k, name in enumerate(self.class_names)}
+        values |= {f"ap/{name}": mean_precision(precision[:, :, k, 0]) for k, name in enumerate(self.class_names)}
         always = ("map", *THRESHOLDS)
         kept = {name: value for name, value in values.items() if name in always or value != ABSENT}
         return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in kept.items()}
+
+    @property
+    def confusion(self) -> Tensor | None:
+        """(K + 1, K + 1) counts of the last `compute()` at the thresholds of `points`, see `box_confusion`."""
+        if self.points is None:
+            return None
+        own = self._arrays
+        found = own["predicted_scores"] > self.points.thresholds[own["predicted_labels"]]
+        predicted = Boxes(*(own[f"predicted_{name}"][found] for name in ("image", "boxes", "labels")))
+        truth = Boxes(*(own[f"truth_{name}"] for name in ("image", "boxes", "labels")))
+        surest = np.argsort(-own["predicted_scores"][found], kind="stable")
+        counts = box_confusion(predicted, surest, truth, own["truth_crowd"], len(self.class_names))
+        return torch.from_numpy(counts)
 
     def _f1(self, arrays: Arrays) -> float:
         places = _places(arrays, np.unique(arrays["image"]))
@@ -170,7 +186,7 @@ class MeanAveragePrecision(Metric):
         rows, hits = chosen[counted], outcomes[counted, THRESHOLDS["map_50"]] == MATCHED
         objects = np.bincount(arrays["truth_labels"][~arrays["truth_crowd"]], minlength=len(self.class_names))
         scored = Scored(arrays["predicted_scores"][rows], arrays["predicted_labels"][rows], hits, objects)
-        given = self.thresholds
+        self.scored, given = scored, self.thresholds
         self.points = best_thresholds(scored) if given is None else f1_at(scored, np.array(given, np.float32))
         return float(np.nanmean(self.points.f1)) if objects.any() else ABSENT
 
@@ -248,50 +264,3 @@ def _matched(
 
 def _outside(areas: npt.NDArray[np.floating], area: tuple[float, float]) -> BoolArray:
     return (areas < area[0]) | (areas > area[1])
-
-
-def _precision(arrays: Arrays, num_classes: int, max_detections: int) -> npt.NDArray[np.float64]:
-    """Precision (10 IoUs, 101 recalls, K classes, 4 sizes), ABSENT where a class has no object of a size."""
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    if not len(arrays["truth_image"]):
-        return np.full((10, 101, num_classes, len(SIZES)), ABSENT)
-    truth = COCO(_as_coco(arrays, num_classes))
-    results = [
-        {**common, "score": score}
-        for common, score in zip(
-            _annotations(arrays, "predicted"), arrays["predicted_scores"].astype(float).tolist(), strict=True
-        )
-    ]
-    evaluation = COCOeval_faster(truth, truth.loadRes(results), iouType="bbox")
-    evaluation.params.maxDets = [max_detections]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    precision: npt.NDArray[np.float64] = np.asarray(evaluation.eval["precision"], np.float64)
-    return precision[..., 0]
-
-
-def _as_coco(arrays: Arrays, num_classes: int) -> dict[str, Any]:
-    own = zip(arrays["truth_crowd"].astype(int).tolist(), arrays["truth_area"].astype(float).tolist(), strict=True)
-    annotations = [
-        {**common, "id": number, "iscrowd": crowd, "area": area}
-        for number, (common, (crowd, area)) in enumerate(zip(_annotations(arrays, "truth"), own, strict=True), start=1)
-    ]
-    return {
-        "images": [{"id": int(image)} for image in arrays["image"]],
-        "annotations": annotations,
-        "categories": [{"id": k, "name": str(k)} for k in range(num_classes)],
-    }
-
-
-def _annotations(arrays: Arrays, kind: str) -> list[dict[str, Any]]:
-    """What objects and predictions have in common, with COCO's x, y, width, height."""
-    boxes = arrays[f"{kind}_boxes"].astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    columns = (arrays[f"{kind}_image"].tolist(), arrays[f"{kind}_labels"].tolist(), boxes.tolist())
-    return [{"image_id": i, "category_id": k, "bbox": box} for i, k, box in zip(*columns, strict=True)]
-
-
-def _mean(precision: npt.NDArray[np.float64]) -> float:
-    known = precision[precision > ABSENT]
-    return float(known.mean()) if known.size else ABSENT

@@ -29,6 +29,45 @@ class OperatingPoints(NamedTuple):
     f1: Floats
 
 
+class Curve(NamedTuple):
+    """What detections of a class at least so sure are worth.
+
+    scores: (N,) falling, each that occurs. recall, precision: (N,) float64. average_precision: COCO's, mean over 101
+    recalls of the highest precision at that recall or a higher one.
+    """
+
+    scores: FloatArray
+    recall: Floats
+    precision: Floats
+    average_precision: float
+
+    @property
+    def f1(self) -> Floats:
+        """(N,), 0 where nothing is found."""
+        both = self.precision + self.recall
+        return np.divide(2 * self.precision * self.recall, both, out=np.zeros_like(both), where=both > 0)
+
+    def at_recalls(self) -> Floats:
+        """(101,) the highest precision at recalls 0, 0.01, ..., 1 or above; 0 where none is reached."""
+        highest = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)
+        return np.asarray(highest[np.searchsorted(self.recall, np.linspace(0, 1, 101))])
+
+
+def curves(scored: Scored) -> list[Curve | None]:
+    """K curves; None for a class without objects."""
+    groups = zip(_by_class(scored), scored.objects.tolist(), strict=True)
+    return [_curve(scored.scores[own], scored.hits[own], objects) if objects else None for own, objects in groups]
+
+
+def _curve(scores: FloatArray, hits: BoolArray, objects: int) -> Curve:
+    order = np.argsort(-scores, kind="stable")
+    falling = scores[order]
+    ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True)[: len(order)])
+    found = np.cumsum(hits[order])[ends]
+    curve = Curve(falling[ends], found / objects, found / (ends + 1.0), 0.0)
+    return curve._replace(average_precision=float(curve.at_recalls().mean()))
+
+
 def best_thresholds(scored: Scored) -> OperatingPoints:
     """For each class the threshold with the highest F1 = 2 hits / (predictions + objects).
 

@@ -182,7 +182,7 @@ def match_boxes(
         (P, 10) MISSED, MATCHED or IGNORED at each of THRESHOLDS.
     """
     outcomes = np.zeros((len(predicted), len(THRESHOLDS)), np.int8)
-    ious = _box_ious(predicted.astype(np.float64), truth.astype(np.float64), crowd)
+    ious = box_ious(predicted, truth, crowd)
     beside = crowd if apart is None else crowd | apart
     single, needed = ious[:, ~beside], np.minimum(THRESHOLDS, 1 - 1e-10)
     free = np.ones((len(THRESHOLDS), single.shape[1]), bool)
@@ -204,14 +204,16 @@ def match_boxes(
     return outcomes
 
 
-def _box_ious(
-    predicted: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], crowd: BoolArray
+def box_ious(
+    predicted: npt.NDArray[np.floating], truth: npt.NDArray[np.floating], crowd: BoolArray | None = None
 ) -> npt.NDArray[np.float64]:
-    """(P, T); of a crowd, the share of the predicted box that lies in it."""
+    """IoUs (P, T) float64 of boxes (P, 4) and (T, 4) xyxy; of a crowd, the share of the prediction that lies in it."""
+    predicted, truth = predicted.astype(np.float64), truth.astype(np.float64)
     corners = np.minimum(predicted[:, None, 2:], truth[None, :, 2:]) - np.maximum(
         predicted[:, None, :2], truth[None, :, :2]
     )
     shared = np.clip(corners, 0, None).prod(2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (predicted, truth)]
-    unions = areas[0][:, None] + np.where(crowd, 0, areas[1] - shared)
+    others = areas[1] - shared
+    unions = areas[0][:, None] + (others if crowd is None else np.where(crowd, 0, others))
     return np.asarray(shared / np.maximum(unions, np.finfo(float).tiny), np.float64)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_vision.metrics.detection import MeanAveragePrecision
+from lit_vision.metrics.operating_points import curves
 
 NAMES = ["disc", "square", "star", "never"]
 Image = dict[str, Any]
@@ -273,3 +274,43 @@ def test_few_tensors_stay_however_many_batches_come() -> None:
     assert torch.equal(torch.cat(metric.image), torch.arange(200))  # type: ignore[arg-type]
     assert len(metric.predicted_boxes) < 14  # type: ignore[arg-type]
     assert len(metric.image) < 10  # type: ignore[arg-type]
+
+
+def test_the_curves_are_those_of_the_average_precision() -> None:
+    """Scores without ties, whose order COCO leaves to chance."""
+    images, generator = random_images(40, seed=9), torch.Generator().manual_seed(0)
+    for image in images:
+        boxes, classes, scores = image["p"]
+        image["p"] = (boxes, classes, torch.rand(len(scores), generator=generator))
+    metric = MeanAveragePrecision(NAMES)
+    add(metric, images)
+    values = metric.compute()
+    assert metric.scored is not None
+    found = [curve.average_precision for curve in curves(metric.scored) if curve is not None]
+    assert len(found) == 3
+    assert np.mean(found) == pytest.approx(float(values["map_50"]), abs=1e-9)
+
+
+def test_sums_of_the_confusion_are_the_objects_and_the_detections() -> None:
+    images, metric = random_images(60, seed=4, crowds=False), MeanAveragePrecision(NAMES)
+    for image in images[::3]:
+        boxes, classes, scores = image["p"]
+        image["p"] = (boxes, (classes + 1) % 3, scores)
+    assert metric.confusion is None
+    add(metric, images)
+    metric.compute()
+    metric.reset()  # the picture is drawn after it
+    assert metric.points is not None
+    assert metric.confusion is not None
+    thresholds = torch.from_numpy(metric.points.thresholds)
+    above = torch.cat([image["p"][1][image["p"][2] > thresholds[image["p"][1]]] for image in images])
+    objects = torch.cat([image["labels"] for image in images])
+    counts = metric.confusion
+    assert counts[:4].sum(1).tolist() == torch.bincount(objects, minlength=4).tolist()
+    assert counts[:, :4].sum(0).tolist() == torch.bincount(above, minlength=4).tolist()
+    assert counts[4, 4] == 0
+    # Those on the diagonal are COCO's matches at 0.5, of which F1 is made.
+    right = counts.diagonal()[:3].double()
+    f1 = 2 * right / (counts[:3].sum(1) + counts[:, :3].sum(0))
+    torch.testing.assert_close(f1, torch.from_numpy(metric.points.f1[:3]), rtol=0, atol=1e-12)
+    assert (counts[:4, :4] - counts[:4, :4].diag().diag()).sum() > 0  # some are taken for others

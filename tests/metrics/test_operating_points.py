@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lit_vision.metrics.operating_points import Scored, best_thresholds, f1_at
+from lit_vision.metrics.operating_points import Scored, best_thresholds, curves, f1_at
 
 
 def scored(rows: list[tuple[float, int, bool]], objects: list[int]) -> Scored:
@@ -67,3 +67,23 @@ def test_given_thresholds_are_strict() -> None:
     rows = [(0.5, 0, True), (0.75, 0, True), (0.25, 1, True), (0.5, 1, False)]
     points = f1_at(scored(rows, [2, 1]), np.array([0.5, 0.0], np.float32))
     assert points.f1.tolist() == pytest.approx([2 / 3, 2 / 3])
+
+
+# --- curves -------------------------------------------------------------------------------------------------------
+def test_a_curve_by_hand() -> None:
+    curve, absent = curves(scored([*ROWS, (0.5, 0, True)], [4, 0]))
+    assert absent is None
+    assert curve is not None
+    assert curve.scores.tolist() == pytest.approx([0.9, 0.8, 0.6, 0.5, 0.2])  # equal scores are one point
+    assert curve.recall.tolist() == [0.25, 0.25, 0.5, 0.75, 0.75]
+    assert curve.precision.tolist() == [1, 1 / 2, 2 / 3, 3 / 5, 3 / 6]
+    assert curve.f1.tolist() == pytest.approx([2 / 5, 2 / 6, 4 / 7, 6 / 9, 6 / 10])
+    high = curve.at_recalls()
+    assert [high[k] for k in (0, 25, 26, 50, 51, 75, 76)] == [1, 1, 2 / 3, 2 / 3, 0.6, 0.6, 0]
+    assert curve.average_precision == pytest.approx((26 + 25 * 2 / 3 + 25 * 0.6) / 101)
+
+
+def test_a_class_without_detections() -> None:
+    (curve,) = curves(scored([], [2]))
+    assert curve is not None
+    assert (len(curve.scores), curve.average_precision, len(curve.f1)) == (0, 0.0, 0)

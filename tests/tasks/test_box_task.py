@@ -198,6 +198,12 @@ def test_thresholds_of_the_validation_travel_and_are_written(fitted: Any, worksp
     tested = command("test", experiment, "--ckpt_path", str(file))
     assert tested.model.metrics["test"].thresholds == thresholds
     assert "test/f1" in tested.metrics
+    for run, stage in ((file.parent.parent, "val"), (again.folder.path, "val"), (tested.folder.path, "test")):
+        pictures = {path.name for path in (run / "pictures").iterdir()}
+        assert {f"confusion_{stage}.png", f"precision_recall_{stage}.png"} <= pictures
+    counts = tested.model.metrics["test"].confusion
+    assert counts.shape == (len(written["classes"]) + 1,) * 2
+    assert counts[:-1].sum() > 0  # the objects
 
     task = load_for_prediction(file, "auto", {})
     assert (task.score_threshold, task.objectness_threshold) == ("auto", 0.0001)  # type: ignore[attr-defined]
