@@ -279,10 +279,11 @@ def preprocessing_of(backbone: str | nn.Module, in_channels: int = 3) -> Preproc
     """
     config = _config(backbone)
     mean, std = config.get("mean") or _IMAGENET_MEAN, config.get("std") or _IMAGENET_STD
-    return Preprocessing(_spread(mean, in_channels), _spread(std, in_channels), config.get("license"))
+    return Preprocessing(spread(mean, in_channels), spread(std, in_channels), config.get("license"))
 
 
-def _spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
+def spread(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Values by channel for another number of channels: repeated, or for one their average."""
     if channels == 1:
         return (sum(values) / len(values),)
     return tuple(float(values[i % len(values)]) for i in range(channels))

@@ -26,7 +26,7 @@ def read_tensors(file: str | Path) -> Tensors:
         UserError: the file is missing, of another kind, damaged, or a pickle that holds more than plain data.
     """
     path = _located(file)
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_contents(path)
     tensors = {name: value for name, value in _unnest(content).items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"weights: {path} holds no tensors by name; save `model.state_dict()`.")
@@ -48,7 +48,7 @@ def stated_licence(file: str | Path) -> str | None:
         with safe_open(path, "pt") as content:
             facts: Mapping[str, Any] = content.metadata() or {}
     else:
-        facts = _read_pickle(path).get("lit_vision") or {} if path.suffix == ".ckpt" else {}
+        facts = read_contents(path).get("lit_vision") or {} if path.suffix == ".ckpt" else {}
     return facts.get("licence") or facts.get("license")
 
 
@@ -71,7 +71,13 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
         raise UserError(f"weights: {path} cannot be read as safetensors ({error}).") from error
 
 
-def _read_pickle(path: Path) -> Mapping[str, Any]:
+def read_contents(file: str | Path) -> Mapping[str, Any]:
+    """All that a file of torch.save holds by name.
+
+    Raises:
+        UserError: as `read_tensors`.
+    """
+    path = _located(file)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

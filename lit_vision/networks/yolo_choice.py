@@ -126,8 +126,8 @@ def _refuse_parts(
         )
     if weights is not None and not is_darknet_file(weights):
         raise UserError(
-            f"weights: {weights} is no .weights file of Darknet, which {name} takes; files of timm's Darknet-53 go "
-            "with `backbone: darknet53`"
+            f"weights: {weights} is no .weights file of Darknet, which {name} takes; a checkpoint of ours goes into "
+            "`start_from`, and files of timm's Darknet-53 go with `backbone: darknet53`"
         )
 
 

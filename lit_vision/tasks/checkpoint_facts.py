@@ -39,7 +39,8 @@ def _other_classes(known: Sequence[str], given: Sequence[str]) -> str:
         )
     return (
         f"the checkpoint knows {len(known)} classes {shown_classes(known)}, "
-        f"but the data has {len(given)} {shown_classes(given)}: use the data it was trained on"
+        f"but the data has {len(given)} {shown_classes(given)}: use the data it was trained on, or "
+        "begin a new training with it by model.start_from"
     )
 
 

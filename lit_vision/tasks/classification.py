@@ -1,7 +1,6 @@
 """Classes of whole pictures: any network of timm, or classifier of torchvision, with its last layer replaced."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -13,14 +12,15 @@ from torchmetrics import Metric
 from lit_vision.errors import UserError
 from lit_vision.losses.classification import smooth_binary_cross_entropy, soft_cross_entropy
 from lit_vision.metrics.classification import ClassificationMetrics, MultiLabelMetrics
-from lit_vision.networks.backbones import create_classifier, preprocessing_of
-from lit_vision.networks.darknet_file import is_darknet_file
+from lit_vision.networks.backbones import create_classifier
 from lit_vision.networks.darknet_weights import plain_backbone_args
 from lit_vision.networks.head_split import HeadSplit
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess, interleave
+from lit_vision.networks.statistics import statistics_for
 from lit_vision.ops.mixing import Mixing
 from lit_vision.tasks.base import VisionTask
+from lit_vision.tasks.starting import take_network
 from lit_vision.types import ClassificationBatch, ClassificationPrediction
 
 ClassWeights = Literal["balanced"] | list[float] | None
@@ -35,6 +35,8 @@ class TransferClassifier(VisionTask):
             as "torchvision/squeezenet1_0".
         pretrained: download the backbone's weights.
         weights: file of weights instead: .safetensors, or .pth of plain tensors, or Darknet's for darknet53.
+        start_from: a checkpoint of this task whose whole network is the first one, also of other classes; unlike
+            --ckpt_path, a new run.
         backbone_args: the library's own arguments, as {drop_path_rate: 0.1}.
         in_channels: channels of the pictures; the first convolution of given weights is adapted.
         mean: of the pixels scaled to 0..1, by channel; null = as the backbone's weights expect.
@@ -62,6 +64,7 @@ class TransferClassifier(VisionTask):
         backbone: str = "resnet18",
         pretrained: bool = False,
         weights: str | None = None,
+        start_from: str | None = None,
         backbone_args: dict[str, Any] | None = None,
         in_channels: int = 3,
         mean: list[float] | None = None,
@@ -84,10 +87,10 @@ class TransferClassifier(VisionTask):
         args = {**({"drop_rate": dropout} if dropout else {}), **(plain_backbone_args(backbone_args, weights) or {})}
         self.network = create_classifier(backbone, self.num_classes, in_channels, pretrained, weights, **args)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
-        expected = preprocessing_of(self.network, in_channels)
-        if is_darknet_file(weights):  # Darknet's networks take 0 to 1
-            expected = replace(expected, mean=(0.0,) * in_channels, std=(1.0,) * in_channels)
-        self.preprocess = Preprocess(expected.mean if mean is None else mean, expected.std if std is None else std)
+        expected = statistics_for(self.network, in_channels, weights)
+        self.preprocess = Preprocess(expected[0] if mean is None else mean, expected[1] if std is None else std)
+        if start_from is not None:
+            take_network(self, start_from, pretrained, weights, mean, std)
         if len(self.preprocess.mean) != in_channels:
             raise UserError(f"model.mean has {len(self.preprocess.mean)} values, but in_channels is {in_channels}.")
         self.label_smoothing, self.threshold = label_smoothing, threshold

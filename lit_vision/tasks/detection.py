@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from lit_vision.errors import UserError
 from lit_vision.losses.detection import DetectionLoss
 from lit_vision.losses.detection_choice import choose_loss
-from lit_vision.networks.backbones import preprocessing_of
-from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.darknet_weights import plain_backbone_args
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
+from lit_vision.networks.statistics import Statistics, statistics_for
 from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture
 from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck, refuse_unfit
 from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
+from lit_vision.tasks.starting import take_network
 from lit_vision.types import DetectionBatch
 
 USUAL_OBJECTNESS = 0.5  # of YOLO v3
@@ -35,7 +35,9 @@ class YOLODetector(BoxTask):
         pretrained: timm's weights for the backbone, from the Hugging Face hub.
         weights: a local file instead: Darknet's .weights for an `architecture` (whole, or its beginning as
             darknet53.conv.74, or a classifier's as darknet53.weights) or for `backbone: darknet53`, timm's for any
-            `backbone`.
+            `backbone`. A checkpoint of ours gives its backbone alone.
+        start_from: a checkpoint of this task whose whole network is the first one, heads of other classes drawn anew;
+            unlike --ckpt_path, a new run.
         backbone_args: arguments for timm's constructor; `slope` makes its activation a leaky ReLU of that slope.
         strides: pixels per cell of the scales over a `backbone`. Small pictures and objects need no 32.
         width: channels of the coarsest scale of the neck over a `backbone`; null: half of the backbone's there.
@@ -77,6 +79,7 @@ class YOLODetector(BoxTask):
         backbone: str | None = None,
         pretrained: bool = False,
         weights: str | None = None,
+        start_from: str | None = None,
         backbone_args: dict[str, Any] | None = None,
         strides: list[int] | None = None,
         width: int | None = None,
@@ -110,8 +113,12 @@ class YOLODetector(BoxTask):
         shape |= {"neck": neck, "head": head, "head_args": head_args, "bn_eps": bn_eps}
         self.network = create_yolo(self.num_classes, **shape, pretrained=pretrained, weights=weights)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
-        timm_weights = pretrained or (weights is not None and not is_darknet_file(weights))
-        self.preprocess = self._preprocess(in_channels, timm_weights, mean, std)
+        self.preprocess = self._preprocess(in_channels, pretrained, weights, mean, std)
+        heads_read = bool(getattr(self.network, "heads_read", False))
+        if start_from is not None:
+            heads_read = take_network(self, start_from, pretrained, weights, mean, std)
+        if heads_read and anchors not in (None, "paper"):
+            rank_zero_info("the heads that were read learnt with other anchors: leave model.anchors out to keep them")
         self.loss = choose_loss(loss, head, self.network)
         self.anchors, self.in_channels = anchors, in_channels
         follows = objectness_threshold is None and head == "anchor_free"
@@ -125,13 +132,12 @@ class YOLODetector(BoxTask):
         self.save_hyperparameters({**shape, **chosen, **self._statistics()})
 
     def _preprocess(
-        self, in_channels: int, pretrained: bool, mean: Sequence[float] | None, std: Sequence[float] | None
+        self, in_channels: int, pretrained: bool, weights: str | None, mean: list[float] | None, std: list[float] | None
     ) -> Preprocess:
-        """Darknet scales to 0..1 and no more; pretrained backbones expect their own statistics."""
-        usual: tuple[Sequence[float], Sequence[float]] = ([0.0] * in_channels, [1.0] * in_channels)
-        if pretrained:
-            found = preprocessing_of(self.network.backbone, in_channels)
-            usual = (found.mean, found.std)
+        """Without weights pixels are scaled to 0..1 and no more, as in Darknet."""
+        usual: Statistics = ((0.0,) * in_channels, (1.0,) * in_channels)
+        if pretrained or weights is not None:
+            usual = statistics_for(self.network.backbone, in_channels, weights)
         return Preprocess(usual[0] if mean is None else mean, usual[1] if std is None else std)
 
     def _statistics(self) -> dict[str, Any]:
@@ -180,8 +186,6 @@ class YOLODetector(BoxTask):
             f"anchors clustered from the training boxes: {shown} (mean best IoU {fit.mean_iou:.3f}, "
             f"above 0.5 for {fit.recall:.1%} of the boxes)"
         )
-        if getattr(self.network, "heads_read", False):
-            rank_zero_info("the heads of model.weights learnt with other anchors, which `anchors: paper` keeps")
 
     # --- steps --------------------------------------------------------------------------------------------------
     def forward(self, images: Tensor) -> list[Tensor]:

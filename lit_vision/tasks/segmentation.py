@@ -22,12 +22,13 @@ from lit_vision.losses.segmentation import (
     inverse_log_weights,
 )
 from lit_vision.metrics.segmentation import SegmentationMetrics
-from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.segmentation import create_segmenter
+from lit_vision.networks.statistics import statistics_for
 from lit_vision.ops.averaging import Flip, check_views, mean_over_views
 from lit_vision.tasks.base import VisionTask
+from lit_vision.tasks.starting import take_network
 from lit_vision.tasks.tile_maps import originals, restored, say_unused_tile, tested_in_tiles, tiled_maps
 from lit_vision.types import IGNORE_INDEX, SegmentationBatch, SegmentationPrediction, UInt8Array
 
@@ -44,6 +45,8 @@ class SemanticSegmenter(VisionTask):
         encoder: any timm network with a feature pyramid, as "resnet34" or "resnest269e".
         pretrained: download the encoder's weights.
         weights: file of the encoder's weights instead: .safetensors, or .pth of plain tensors.
+        start_from: a checkpoint of this task whose whole network is the first one, also of other classes; unlike
+            --ckpt_path, a new run.
         encoder_args: timm's own arguments, as {drop_path_rate: 0.1}.
         decoder_args: arguments of segmentation_models_pytorch, as {decoder_channels: [128, 64, 32, 16, 8]}.
         in_channels: channels of the pictures; the first convolution of given weights is adapted.
@@ -68,6 +71,7 @@ class SemanticSegmenter(VisionTask):
         encoder: str = "resnet34",
         pretrained: bool = False,
         weights: str | None = None,
+        start_from: str | None = None,
         encoder_args: dict[str, Any] | None = None,
         decoder_args: dict[str, Any] | None = None,
         in_channels: int = 3,
@@ -90,8 +94,10 @@ class SemanticSegmenter(VisionTask):
         fresh: dict[str, Any] = {"pretrained": pretrained, "weights": weights, "grad_checkpointing": grad_checkpointing}
         self.network = create_segmenter(classes=self.num_classes, **built, **fresh)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
-        expected = preprocessing_of(self.network.backbone, in_channels)
-        self.preprocess = Preprocess(expected.mean if mean is None else mean, expected.std if std is None else std)
+        expected = statistics_for(self.network.backbone, in_channels, weights)
+        self.preprocess = Preprocess(expected[0] if mean is None else mean, expected[1] if std is None else std)
+        if start_from is not None:
+            take_network(self, start_from, pretrained, weights, mean, std)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
         check_loss("loss", self.loss, automatic=True)
         if boundary_metrics not in OUTLINED:

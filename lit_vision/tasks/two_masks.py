@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from lit_vision.errors import UserError
 from lit_vision.losses.border import BorderLoss
 from lit_vision.losses.segmentation import SegmentationLoss
-from lit_vision.networks.backbones import preprocessing_of
 from lit_vision.networks.licences import licence_of
 from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.segmentation import Segmenter, create_segmenter
 from lit_vision.networks.stages import Stages
+from lit_vision.networks.statistics import statistics_for
 from lit_vision.networks.two_masks import SecondDecoder, both_logits, second_decoder
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.one_of_two import check_start, hold, own_rates, take_weights
@@ -55,9 +55,10 @@ class TwoMaskTask(VisionTask):
         else:
             border_weights = border_weights or (weights if alike else None)
             self.border_network = create_segmenter(classes=1, pretrained=pretrained, weights=border_weights, **second)
-        self.preprocess = _preprocess(self.network.backbone, first["in_channels"], mean, std)
+        self.preprocess = _preprocess(self.network.backbone, first["in_channels"], weights, mean, std)
         if isinstance(self.border_network, Segmenter):
-            self.border_preprocess = _preprocess(self.border_network.backbone, first["in_channels"], mean, std)
+            second_encoder, channels = self.border_network.backbone, first["in_channels"]
+            self.border_preprocess = _preprocess(second_encoder, channels, border_weights, mean, std)
         encoders = [one.backbone for one in (self.network, self.border_network) if isinstance(one, Segmenter)]
         self.licence = licence_of(encoders, pretrained, weights, border_weights)
         if self.fixed is not None:
@@ -129,6 +130,8 @@ class TwoMaskTask(VisionTask):
         return losses
 
 
-def _preprocess(backbone: Any, channels: int, mean: list[float] | None, std: list[float] | None) -> Preprocess:
-    expected = preprocessing_of(backbone, channels)
-    return Preprocess(expected.mean if mean is None else mean, expected.std if std is None else std)
+def _preprocess(
+    backbone: nn.Module, channels: int, weights: str | None, mean: list[float] | None, std: list[float] | None
+) -> Preprocess:
+    expected = statistics_for(backbone, channels, weights)
+    return Preprocess(expected[0] if mean is None else mean, expected[1] if std is None else std)

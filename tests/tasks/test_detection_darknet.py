@@ -1,7 +1,6 @@
 """YOLODetector over Darknet's networks: weights into it, stages that freeze and thaw, checkpoints."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,13 +162,12 @@ def test_other_anchors_under_heads_that_were_read_are_said_aloud(
     cfg: Path, names: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Heads of as many classes as the data's are kept: their boxes were learnt in units of the file's anchors."""
-    task = YOLODetector(names, architecture=str(cfg), weights=str(cfg.with_suffix(".weights")), anchors="auto")
-    sizes = 4 + 40 * torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
-    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(training_box_sizes=lambda: sizes))  # type: ignore[assignment]
-    with caplog.at_level("INFO"):
-        task._cluster_anchors()
-    assert "anchors clustered from the training boxes" in caplog.text
-    assert ("learnt with other anchors, which `anchors: paper` keeps" in caplog.text) == (len(names) == 2)
+    for anchors in ("auto", [[5, 6], [40, 50]], None, "paper"):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            YOLODetector(names, architecture=str(cfg), weights=str(cfg.with_suffix(".weights")), anchors=anchors)  # type: ignore[arg-type]
+        other = len(names) == 2 and anchors not in (None, "paper")
+        assert ("learnt with other anchors: leave model.anchors out" in caplog.text) == other
 
 
 def test_pixels_come_from_0_to_1_as_in_darknet(cfg: Path) -> None:

@@ -1,0 +1,82 @@
+"""A new run that begins with the whole network of an earlier one, heads of other classes drawn anew."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from lit_vision.errors import UserError
+from lit_vision.networks.preprocess import Preprocess
+from lit_vision.tasks.checkpoint_facts import shown_classes
+from lit_vision.tasks.checkpoints import read_checkpoint
+
+PREFIX = "network."
+
+
+def take_network(
+    task: Any,
+    path: str,
+    pretrained: bool,
+    weights: str | None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> bool:
+    """Gives a task's `network` the weights of a checkpoint, and its `preprocess` the statistics of that run.
+
+    Args:
+        task: as built, with random weights.
+        path: of the checkpoint; `~` and `$VARIABLES` are expanded.
+        pretrained: as the user has set it; excludes a checkpoint.
+        weights: likewise.
+        mean: of the pixels, as the user has set it; null = that of the earlier run.
+        std: likewise.
+
+    Returns:
+        Whether all weights are taken: false where the last layer is of other classes.
+
+    Raises:
+        UserError: the checkpoint is of another task or has another network, or first weights are given twice.
+    """
+    if pretrained or weights is not None:
+        other = "pretrained: true" if pretrained else f"weights: {weights}"
+        raise UserError(f"model.start_from {path} brings all weights: leave out {other}")
+    checkpoint = read_checkpoint(Path(os.path.expandvars(path)).expanduser())
+    facts, earlier = checkpoint["lit_vision"], checkpoint["hyper_parameters"]
+    if facts["task"] != type(task).__name__:
+        raise UserError(f"model.start_from {path} is of a {facts['task']}, but the model is a {type(task).__name__}")
+    redrawn = _load(task.network, checkpoint["state_dict"], facts["class_names"], task.class_names, path)
+    task.preprocess = Preprocess(earlier["mean"] if mean is None else mean, earlier["std"] if std is None else std)
+    task.licence = facts.get("licence")
+    if redrawn:
+        known, given = (shown_classes(names) for names in (facts["class_names"], task.class_names))
+        rest = f"all but {len(redrawn)} tensors of the last layer, which are drawn anew for {given} instead of {known}"
+        rank_zero_info(f"weights of {path}: {rest}")
+    elif facts["class_names"] != task.class_names:
+        pairs = zip(facts["class_names"], task.class_names, strict=True)
+        renamed = ", ".join(f"{a} / {b}" for a, b in pairs if a != b)
+        rank_zero_info(f"weights of {path}: all, the last layer too, whose classes have other names here: {renamed}")
+    else:
+        rank_zero_info(f"weights of {path}: all")
+    return not redrawn
+
+
+def _load(
+    network: nn.Module, state: Mapping[str, Tensor], known: Sequence[str], given: Sequence[str], path: str
+) -> list[str]:
+    """Loads what fits; gives the names of the tensors that are of other classes."""
+    theirs = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    own = network.state_dict()
+    misshapen = [name for name in own.keys() & theirs.keys() if own[name].shape != theirs[name].shape]
+    # The classes are outputs: all that reads features is of the same shape.
+    outputs = all(own[name].shape[1:] == theirs[name].shape[1:] for name in misshapen) and len(known) != len(given)
+    unknown = sorted(own.keys() ^ theirs.keys()) or ([] if outputs else sorted(misshapen))
+    if unknown:
+        raise UserError(
+            f"model.start_from {path} has another network, first in {PREFIX}{unknown[0]}: give the model's settings of "
+            "its run, which stand in the config.yaml of its folder"
+        )
+    network.load_state_dict({**own, **{name: value for name, value in theirs.items() if name not in misshapen}})
+    return misshapen
