@@ -248,7 +248,7 @@ class VisionTask(pl.LightningModule):
             self.log(f"{stage}/{main}", values[main], prog_bar=True)
 
     def log_loss(self, stage: str, loss: Tensor, size: int) -> None:
-        """Logs a loss as the mean over images and processes."""
+        """Logs a loss: the mean over images and processes, of a training rank 0's."""
         training = stage == "train"
         weight = self.weight(stage, size)
         self.log(f"{stage}/loss", loss.detach(), prog_bar=training, batch_size=weight, sync_dist=not training)

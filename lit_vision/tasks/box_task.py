@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lit_vision.data.dataset import NATIVE_MULTIPLE
 from lit_vision.data.transforms import restore_boxes
 from lit_vision.errors import UserError
 from lit_vision.metrics.detection import MeanAveragePrecision
@@ -17,6 +18,7 @@ from lit_vision.ops.box_views import View, views
 from lit_vision.ops.grid import Decoded
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.detection_inference import Rule, detect, detect_in_tiles, see
+from lit_vision.tasks.own_frames import Group, own_frames, part_of
 from lit_vision.tasks.tile_maps import originals, tile_of
 from lit_vision.types import Batch, DetectionBatch, DetectionPrediction, UInt8Array
 
@@ -79,6 +81,10 @@ class BoxTask(VisionTask):
 
     def _evaluate(self, batch: DetectionBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
         """Metrics rank all candidates; the predictions given back are those that a user would get."""
+        groups = own_frames(self.data.get("fit"), batch, self._multiple)
+        if len(groups) > 1:
+            parts = [self._evaluate(part_of(batch, *group), metrics, stage) for group in groups]
+            return _in_order(groups, parts)
         if stage == "test" and self.tile is not None:
             started = time.perf_counter()
             # The loss belongs to whole pictures as the network has learnt them: in tiles there is none.
@@ -121,7 +127,16 @@ class BoxTask(VisionTask):
         rule = self._rule(strictly=True)
         if self.tile is not None:
             return [self._in_tiles(image, [rule])[0] for image in originals(self, batch)]
-        return self._detections(self._find(batch["image"], rule.objectness), batch, rule)
+        groups = own_frames(self.data.get("fit"), batch, self._multiple)
+        parts = [part_of(batch, *group) for group in groups] if len(groups) > 1 else [batch]
+        found = [self._detections(self._find(one["image"], rule.objectness), one, rule) for one in parts]
+        return _in_order(groups, found)
+
+    @property
+    def _multiple(self) -> int:
+        """Of which the sides of pictures at their own scale are multiples."""
+        data = getattr(self._trainer, "datamodule", None)
+        return int(getattr(data, "padded_multiple", NATIVE_MULTIPLE))
 
     def predict_whole(self, image: UInt8Array) -> DetectionPrediction:
         """Detections of one picture (H, W, C) uint8 in its own pixels, found in tiles; `tile` must be set."""
@@ -193,3 +208,11 @@ class BoxTask(VisionTask):
         """As every task; with the thresholds of the classes."""
         super().on_load_checkpoint(checkpoint)
         self.class_thresholds = checkpoint["lit_vision"].get("class_thresholds")
+
+
+def _in_order(groups: Sequence[Group], parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """What was found for the groups of a batch, in the order of the batch."""
+    found = {
+        i: one for (places, _), part in zip(groups, parts, strict=True) for i, one in zip(places, part, strict=True)
+    }
+    return [found[i] for i in range(len(found))]

@@ -24,6 +24,7 @@ from lit_vision.tasks.instance_maps import (
     restored_maps,
     visible_maps,
 )
+from lit_vision.tasks.own_frames import maps_in_own_frames
 from lit_vision.tasks.tile_maps import originals, say_unused_tile, tested_in_tiles, tile_transform, tiled_maps
 from lit_vision.tasks.tuning import Tuning, say_found
 from lit_vision.tasks.two_masks import Train, TwoMaskTask
@@ -187,9 +188,12 @@ class InstanceSegmenter(TwoMaskTask):
         if tested_in_tiles(self):
             maps = torch.stack([self._in_tiles(batch, i, views) for i in range(len(batch["size"]))])
             return maps[:, :-1].clamp_min(1e-12).log(), maps[:, -1:].logit(1e-6), maps
-        pixels, border = self(batch["image"])
+        fit = self.data.get("fit")
+        logits = maps_in_own_frames(fit, batch, lambda images: torch.cat(self(images), 1))
+        pixels, border = logits[:, :-1], logits[:, -1:]
         if views != SINGLE_VIEW:
-            return pixels, border, mean_over_views(self._probabilities, batch["image"], **views)
+            averaged_maps = partial(mean_over_views, self._probabilities, **views)
+            return pixels, border, maps_in_own_frames(fit, batch, averaged_maps)
         return pixels, border, torch.cat([pixels.float().softmax(1), border.float().sigmoid()], 1)
 
     def _in_tiles(self, batch: InstanceBatch, i: int, views: dict[str, Any]) -> Tensor:
@@ -241,7 +245,8 @@ class InstanceSegmenter(TwoMaskTask):
         """
         if self.tile is not None:
             return [self.predict_whole(image) for image in originals(self, batch)]
-        maps = mean_over_views(self._probabilities, batch["image"], **self.views).detach().cpu().numpy()
+        averaged = partial(mean_over_views, self._probabilities, **self.views)
+        maps = maps_in_own_frames(self.data.get("fit"), batch, averaged).detach().cpu().numpy()
         frames, sizes = batch["frame"].cpu().numpy(), batch["size"].tolist()
         predictions = []
         for one, frame, size in zip(maps, frames, sizes, strict=True):

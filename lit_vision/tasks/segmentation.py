@@ -1,6 +1,7 @@
 """A class for every pixel."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -28,6 +29,7 @@ from lit_vision.networks.segmentation import create_segmenter
 from lit_vision.networks.statistics import statistics_for
 from lit_vision.ops.averaging import Flip, check_views, mean_over_views
 from lit_vision.tasks.base import VisionTask
+from lit_vision.tasks.own_frames import maps_in_own_frames
 from lit_vision.tasks.starting import take_network
 from lit_vision.tasks.tile_maps import originals, restored, say_unused_tile, tested_in_tiles, tiled_maps
 from lit_vision.types import IGNORE_INDEX, SegmentationBatch, SegmentationPrediction, UInt8Array
@@ -180,7 +182,8 @@ class SemanticSegmenter(VisionTask):
             loss, masks = torch.stack(losses).mean(), torch.stack([one["mask"] for one in predictions])
             confidence = torch.stack([one["confidence"] for one in predictions])
         else:
-            logits = self._evaluated_logits(batch["image"], stage)
+            seen = partial(self._evaluated_logits, stage=stage)
+            logits = maps_in_own_frames(self.data.get("fit"), batch, seen)
             loss = self.loss(logits, batch["mask"])
             confidence, masks = logits.softmax(1).max(1)
         self.log_loss(stage, loss, len(masks))
@@ -230,7 +233,8 @@ class SemanticSegmenter(VisionTask):
         """
         if self.tile is not None:
             return [self.predict_whole(image) for image in originals(self, batch)]
-        framed = zip(self.probabilities(batch["image"]), batch["frame"], batch["size"].tolist(), strict=True)
+        probabilities = maps_in_own_frames(self.data.get("fit"), batch, self.probabilities)
+        framed = zip(probabilities, batch["frame"], batch["size"].tolist(), strict=True)
         return [_in_original(maps, frame, (height, width)) for maps, frame, (height, width) in framed]
 
     def predict_whole(self, image: UInt8Array) -> SegmentationPrediction:
