@@ -158,7 +158,7 @@ def refine_anchors(sizes: Tensor, anchors: Tensor, generations: int = GENERATION
 
 def _best_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
     """(N,) IoU of each size with its best anchor; in portions, so that memory does not grow with N times k."""
-    return torch.cat([size_iou(part, anchors).amax(dim=1) for part in sizes.split(MOST_CLUSTERED)])
+    return torch.cat([size_iou(part, anchors).amax(dim=1) for part in torch.split(sizes, MOST_CLUSTERED)])
 
 
 def _positive(sizes: Tensor) -> Tensor:
