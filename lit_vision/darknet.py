@@ -78,9 +78,9 @@ def read_names(names: str | Path) -> list[str]:
     if not path.is_file():
         raise UserError(f"--names: there is no file {path}")
     try:
-        found = [line.strip() for line in path.read_text().rstrip().splitlines()]
+        found = [line.strip() for line in path.read_text("utf-8-sig").rstrip().splitlines()]
     except UnicodeDecodeError:
-        raise UserError(f"--names: {path} is not text: give a file with a class name a line") from None
+        raise UserError(f"--names: {path} is not text in UTF-8: give a file with a class name a line") from None
     for number, name in enumerate(found, start=1):
         if not name or name in found[: number - 1]:
             raise UserError(f"{path}:{number}: {'there is no name' if not name else f'{name} stands twice'}")
@@ -144,8 +144,20 @@ def export_darknet(ckpt_path: str | Path, output: str | Path, overwrite: bool = 
     if any(task.preprocess.mean) or set(task.preprocess.std) != {1.0}:
         raise UserError(f"{ckpt_path} was trained with a mean or std of its own, but Darknet's networks take 0 to 1")
     height, width = task.data.get("image_size", [416, 416])
-    files[1].write_text(config_text(network, height, width, task.data.get("fit")))
-    files[2].write_text("".join(f"{name}\n" for name in task.class_names))
+    files[1].write_text(config_text(network, height, width, task.data.get("fit")), "utf-8")
+    files[2].write_text("".join(f"{name}\n" for name in task.class_names), "utf-8")
     write_weights(network, files[0])
     rank_zero_info(f"written: {', '.join(str(file) for file in files)}")
+    if others := _unlike_darknet(task):
+        rank_zero_info(
+            f"{ckpt_path} was made with {', '.join(others)}, which Darknet does not have: it gives the network whole "
+            "pictures, stretched or letterboxed, so that it will find other boxes than lit-vision does"
+        )
     return files
+
+
+def _unlike_darknet(task: YOLODetector) -> list[str]:
+    """What is done to the task's pictures here, and by no setting of Darknet."""
+    usual = {"fit": ("letterbox", "stretch"), "depth": ("full",), "tile": (None,)}
+    settings = {**task.data, "tile": task.tile}
+    return [f"{key}: {settings[key]}" for key, values in usual.items() if settings.get(key, values[0]) not in values]

@@ -148,6 +148,43 @@ def test_import_and_export_are_inverse(tiny: Path) -> None:
     export_darknet(tiny / "a.ckpt", tiny / "b.weights", overwrite=True)
 
 
+@pytest.mark.parametrize(
+    ("data", "tile", "says"),
+    [
+        ({"fit": "crop", "depth": "full"}, None, "fit: crop"),
+        ({"fit": "native", "depth": "stretch"}, None, "fit: native, depth: stretch"),
+        ({"fit": "stretch", "depth": "stretch_all"}, 64, "depth: stretch_all, tile: 64"),
+        ({"fit": "letterbox", "depth": "full"}, None, ""),
+        ({}, None, ""),
+    ],
+)
+def test_an_export_says_what_darknet_does_otherwise(
+    data: dict[str, str], tile: int | None, says: str, tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = YOLODetector(["cat", "big dog"], architecture=str(tiny / "a.cfg"), tile=tile)
+    task.data = {"task": "detection", "image_size": [64, 96], "in_channels": 3, **data}
+    trainer = quiet_trainer()
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tiny / "c.ckpt")
+    with caplog.at_level("INFO"):
+        export_darknet(tiny / "c.ckpt", tiny / "c.weights")
+    expected = (
+        f"c.ckpt was made with {says}, which Darknet does not have: it gives the network whole pictures" if says else ""
+    )
+    assert expected in caplog.text
+    assert ("which Darknet does not have" in caplog.text) == bool(says)
+
+
+def test_names_as_an_editor_on_windows_saves_them(tiny: Path) -> None:
+    (tiny / "a.names").write_bytes("\ufeffKätzchen\r\nbig dog\r\n".encode())
+    assert read_names(tiny / "a.names") == ["Kätzchen", "big dog"]
+    (tiny / "a.names").write_bytes("Kätzchen\nbig dog\n".encode("latin-1"))
+    with pytest.raises(
+        UserError, match=r"^--names: .*a\.names is not text in UTF-8: give a file with a class name a line$"
+    ):
+        read_names(tiny / "a.names")
+
+
 @pytest.mark.parametrize(("fit", "line"), [("letterbox", "letter_box=1"), ("stretch", "letter_box=0")])
 def test_exported_files_say_how_pictures_get_their_size(fit: str, line: str, tiny: Path) -> None:
     """Where the .cfg that the network came from says otherwise."""

@@ -14,11 +14,11 @@ from lit_vision.losses.class_terms import sparse_class_term
 from lit_vision.losses.detection import DetectionLoss
 from lit_vision.losses.point_assignment import Law, PointAssignment, PointTargets, assign_points
 from lit_vision.networks.yolo_network import PointNetwork
+from lit_vision.ops.boxes import with_sides
 from lit_vision.ops.points import Points, decode_points, encode_points, flatten_points, make_points
 
 Classification = Literal["bce", "varifocal"]
 
-MIN_SIDE = 1e-3  # pixels: the ratio of a box's sides, and its gradient, stay finite
 VARIFOCAL_GAMMA = 2.0
 
 
@@ -134,9 +134,8 @@ class AnchorFreeLoss(DetectionLoss):
         """Sums over the pairs, each weighted by its quality."""
         own = raw[targets.image, targets.place]  # (Q, 4 * (reg_max + 1))
         at, wanted = points.at(targets.place), boxes[targets.truth]
-        found = decode_points(own, at, reg_max)
-        solid = torch.cat([found[:, :2], torch.maximum(found[:, 2:], found[:, :2] + MIN_SIDE)], dim=1)
-        box: Tensor = (targets.quality * self.box_loss(solid, wanted, reduction="none")).sum()
+        found = with_sides(decode_points(own, at, reg_max))
+        box: Tensor = (targets.quality * self.box_loss(found, wanted, reduction="none")).sum()
         if reg_max == 0:
             return box, torch.zeros_like(box)
         spread = distribution_loss(own, encode_points(wanted, at), reg_max)

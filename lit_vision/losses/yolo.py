@@ -11,8 +11,9 @@ from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss
 from lit_vision.errors import UserError
 from lit_vision.losses.assignment import Assignment, Matching, Slots, assign, ignored_boxes, join_truths
 from lit_vision.losses.detection import DetectionLoss
+from lit_vision.networks.darknet import DarknetYOLO
 from lit_vision.networks.yolo_network import AnchorNetwork
-from lit_vision.ops.boxes import elementwise_iou, xyxy_to_cxcywh
+from lit_vision.ops.boxes import elementwise_iou, with_sides, xyxy_to_cxcywh
 from lit_vision.ops.grid import Grid, decode, flatten_outputs
 
 BoxLoss = Literal["mse", "giou", "ciou"]
@@ -140,9 +141,11 @@ class YOLOLoss(DetectionLoss):
     def check(self, network: Any) -> None:
         """See `DetectionLoss`."""
         if self.matching.neighbours and min(network.scale_x_y) < 2:
+            cfg = "scale_x_y=2.0 in the [yolo] sections of the .cfg (of a built-in architecture: of a copy of its .cfg)"
+            mend = cfg if isinstance(network, DarknetYOLO) else "model.head_args: {scale_x_y: 2.0}"
             raise UserError(
                 "YOLOLoss with law: modern or neighbours: true trains cells whose boxes do not reach the centre of the "
-                "object: set model.head_args: {scale_x_y: 2.0}, or neighbours: false"
+                f"object: set {mend}, or neighbours: false"
             )
 
     def forward(
@@ -193,7 +196,7 @@ class YOLOLoss(DetectionLoss):
         if self.box_loss == "mse":
             return (weight * _darknet_box(trained, grid, target)).sum()
         measure = complete_box_iou_loss if self.box_loss == "ciou" else generalized_box_iou_loss
-        losses: Tensor = measure(decode(trained, grid), slots.boxes, reduction="none")
+        losses: Tensor = measure(with_sides(decode(trained, grid)), slots.boxes, reduction="none")
         return (weight * losses).sum()
 
 

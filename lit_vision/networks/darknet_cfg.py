@@ -82,11 +82,10 @@ def find_config(architecture: str) -> DarknetConfig:
         near = difflib.get_close_matches(architecture, BUILT_IN, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}?" if near else f"give {', '.join(BUILT_IN)} or a Darknet .cfg"
         raise UserError(f"architecture: there is no network or file {architecture}; {hint}")
-    try:
-        text = path.read_text()
-    except UnicodeDecodeError:
-        raise UserError(f"architecture: {path} is not text: give a Darknet .cfg") from None
-    return parse(text, str(path))
+    content = path.read_bytes()
+    if b"\0" in content:
+        raise UserError(f"architecture: {path} is not text: give a Darknet .cfg")
+    return parse(content.decode("utf-8-sig", errors="replace"), str(path))  # comments come in any encoding
 
 
 def parse(text: str, source: str, classes: int | None = None, channels: int | None = None) -> DarknetConfig:
@@ -118,8 +117,8 @@ def parse(text: str, source: str, classes: int | None = None, channels: int | No
 def _check_heads(config: DarknetConfig) -> None:
     if not config.heads:
         raise UserError(f"{config.source}: has no [yolo] section: give the .cfg of a detector, not of a classifier")
-    if config.heads[0] < 2:
-        section = config.layers[config.heads[0]].section
+    if min(config.heads) < 2:
+        section = config.layers[min(config.heads)].section
         raise section.fault("only its own [convolutional] stands before this head: a network has layers before it")
     first = config.head(config.heads[0])
     for number in config.heads[1:]:

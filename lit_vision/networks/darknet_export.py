@@ -9,7 +9,7 @@ from lit_vision.networks.darknet_text import Section
 def config_text(network: DarknetYOLO, height: int, width: int, fit: str | None = None) -> str:
     """The text that Darknet and OpenCV read together with what `darknet_weights.write_weights` writes.
 
-    All other lines, comments and training options too, stay as they were.
+    All other lines, comments and training options too, stay as they were; of an option that stands twice one is left.
 
     Args:
         network: of any number of classes, its anchors clustered or not.
@@ -30,15 +30,14 @@ def config_text(network: DarknetYOLO, height: int, width: int, fit: str | None =
         changes.append((config.layers[number].section, "anchors", ", ".join(f"{w},{h}" for w, h in anchors)))
     if fit in ("letterbox", "stretch") and (fit == "letterbox") != bool(config.net.integer("letter_box", 0)):
         changes.append((config.net, "letter_box", int(fit == "letterbox")))
-    added: list[tuple[int, str]] = []
-    for section, key, value in changes:
+    dropped: set[int] = set()
+    for section, key, value in sorted(changes, key=lambda change: change[1]):
         if key in section.options:
             lines[section.options[key][1] - 1] = f"{key}={value}"
+            dropped.update(section.again.get(key, ()))
         else:
-            added.append((section.line, f"{key}={value}"))
-    for line, text in sorted(added, reverse=True):
-        lines.insert(line, text)
-    return "\n".join(lines) + "\n"
+            lines[section.line - 1] += f"\n{key}={value}"
+    return "".join(f"{line}\n" for number, line in enumerate(lines, 1) if number not in dropped)
 
 
 def _anchor_lists(network: DarknetYOLO) -> list[list[tuple[str, str]]]:

@@ -72,12 +72,14 @@ class Section:
         name: without brackets; Darknet's short forms are written out.
         line: of the name, from 1.
         options: key -> value and line.
+        again: key -> further lines that say the same.
     """
 
     source: str
     name: str
     line: int
     options: dict[str, tuple[str, int]] = field(default_factory=dict)
+    again: dict[str, list[int]] = field(default_factory=dict)
 
     def fault(self, message: str, key: str | None = None) -> UserError:
         """The error that names file, line (of the key where it stands) and section."""
@@ -158,6 +160,8 @@ def _add(section: Section, line: str, number: int) -> None:
     before = section.options.setdefault(key, (value, number))
     if before[0] != value:
         raise section.fault(f"{key} stands twice, as {before[0]} and in line {number} as {value}: keep one", key)
+    if before[1] != number:
+        section.again.setdefault(key, []).append(number)
 
 
 def _check(section: Section) -> None:

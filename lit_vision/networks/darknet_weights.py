@@ -103,7 +103,7 @@ def _fill(shape: Shape, block: Floats, conv: nn.Conv2d, norm: nn.BatchNorm2d | N
     from timm.models import adapt_input_conv
 
     given = torch.from_numpy(np.array(weight, np.float32))
-    conv.weight.data.copy_(adapt_input_conv(conv.weight.shape[1], given, base_chans=given.shape[1]))
+    conv.weight.detach().copy_(adapt_input_conv(conv.weight.shape[1], given, base_chans=given.shape[1]))
 
 
 def _small(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> list[Tensor]:
@@ -117,11 +117,8 @@ def _small(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> list[Tensor]:
 
 
 def _copy(target: Tensor, values: Floats) -> None:
-    """From the file into place at once, where the place is in memory of ours."""
-    if target.device.type == "cpu":
-        np.copyto(target.detach().numpy(), values)
-    else:
-        target.data.copy_(torch.from_numpy(np.array(values, np.float32)))
+    """By torch, whose count of a tensor's changes tells that copies of the network for prediction are outdated."""
+    target.detach().copy_(torch.from_numpy(np.array(values, np.float32)))
 
 
 def write_weights(network: DarknetYOLO, file: str | Path, seen: int = 0) -> Path:

@@ -23,6 +23,7 @@ TINY_ANCHORS: Anchors = [(10.0, 14.0), (23.0, 27.0), (37.0, 58.0), (81.0, 82.0),
 
 ROUNDS = 100  # k-means settles after a few dozen
 GENERATIONS = 1000  # of the refinement: 0.2 s for nine anchors and a thousand boxes
+MOST_CLUSTERED = 1_000_000  # boxes: of more, so many are drawn; torch draws k-means' start from 2^24 at the most
 MOST_BOXES = 10_000  # that the refinement looks at in each generation
 LARGEST_CHANGE = 0.4  # of the logarithm of a width or height in one generation
 RECALL_IOU = 0.5
@@ -66,6 +67,8 @@ def _means(sizes: Tensor, owner: Tensor, centres: Tensor) -> Tensor:
 def cluster_anchors(sizes: Tensor, k: int, seed: int = 0) -> tuple[Tensor, float]:
     """Anchors that fit a data set's boxes: k-means with distance 1 - IoU (YOLO9000, Redmon and Farhadi 2017).
 
+    Of more than MOST_CLUSTERED boxes, that many are drawn for it.
+
     Args:
         sizes: (N, 2) widths and heights, pixels of the network input, positive.
         k: how many anchors.
@@ -77,7 +80,11 @@ def cluster_anchors(sizes: Tensor, k: int, seed: int = 0) -> tuple[Tensor, float
     Raises:
         UserError: there are fewer than k different sizes.
     """
-    sizes = _positive(sizes)
+    every = _positive(sizes)
+    sizes = every
+    if len(every) > MOST_CLUSTERED:
+        chosen = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))[:MOST_CLUSTERED]
+        sizes = every[chosen]
     different = len(torch.unique(sizes, dim=0))
     if different < k:
         raise UserError(
@@ -90,7 +97,7 @@ def cluster_anchors(sizes: Tensor, k: int, seed: int = 0) -> tuple[Tensor, float
             break
         centres = moved
     centres = centres[centres.prod(dim=1).argsort()]
-    return centres.float(), float(size_iou(sizes, centres).amax(dim=1).mean())
+    return centres.float(), float(_best_iou(every, centres).mean())
 
 
 class AnchorFit(NamedTuple):
@@ -114,7 +121,7 @@ def anchor_fit(sizes: Tensor, anchors: Tensor, threshold: float = RECALL_IOU) ->
         anchors: the anchors.
         threshold: IoU above which a box counts as recalled.
     """
-    best = size_iou(_positive(sizes), anchors.detach().cpu().double()).amax(dim=1)
+    best = _best_iou(_positive(sizes), anchors.detach().cpu().double())
     return AnchorFit(float(best.mean()), float((best > threshold).double().mean()))
 
 
@@ -147,6 +154,11 @@ def refine_anchors(sizes: Tensor, anchors: Tensor, generations: int = GENERATION
     refined = parent[parent.prod(dim=1).argsort()].float()
     worse = anchor_fit(sizes, refined).mean_iou < anchor_fit(sizes, anchors).mean_iou  # of those not in the sample
     return anchors[anchors.prod(dim=1).argsort()].detach().cpu().float() if worse else refined
+
+
+def _best_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
+    """(N,) IoU of each size with its best anchor; in portions, so that memory does not grow with N times k."""
+    return torch.cat([size_iou(part, anchors).amax(dim=1) for part in torch.split(sizes, MOST_CLUSTERED)])
 
 
 def _positive(sizes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from lit_vision.types import DetectionPrediction
 
 FEW = 1500  # boxes that enter NMS at once, of all classes, on a CPU
 PORTION = 3  # candidates per detection wanted that enter NMS at first
+MIN_SIDE = 1e-3  # pixels, of boxes whose loss is taken: the ratio of the sides, and its gradient, stay finite
 MAX_CANDIDATES = 30_000  # bounds the time of NMS; what lies beyond has the scores of noise
 
 
@@ -31,6 +32,11 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
 def area(boxes: Tensor) -> Tensor:
     """(..., 4) xyxy to (...); a box whose corners are swapped has area 0."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+
+
+def with_sides(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) of which those thinner than MIN_SIDE reach that far from their left upper corner."""
+    return torch.cat([boxes[..., :2], torch.maximum(boxes[..., 2:], boxes[..., :2] + MIN_SIDE)], dim=-1)
 
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ def distances(raw: Tensor, reg_max: int) -> Tensor:
     if reg_max == 0:
         return raw.clamp(max=MAX_LOG_SIZE).exp()
     bins = torch.arange(reg_max + 1, device=raw.device, dtype=raw.dtype)
-    return raw.reshape(*raw.shape[:-1], 4, reg_max + 1).softmax(dim=-1).matmul(bins)
+    chances = raw.reshape(*raw.shape[:-1], 4, reg_max + 1).softmax(dim=-1)
+    return (chances * bins).sum(dim=-1)  # autocast would round a product of matrices
 
 
 def decode_points(raw: Tensor, points: Points, reg_max: int) -> Tensor:

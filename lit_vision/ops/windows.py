@@ -113,5 +113,6 @@ def vote_boxes(
     """
     weights = probabilities[:, chosen["labels"]].t().float() * (iou(chosen["boxes"], boxes) >= overlap)  # (M, N)
     total = weights.sum(dim=1, keepdim=True)
-    moved = torch.where(total > 0, weights @ boxes / total.clamp(min=1e-12), chosen["boxes"])
+    with torch.autocast(boxes.device.type, enabled=False):  # which would round the boxes
+        moved = torch.where(total > 0, weights @ boxes / total.clamp(min=1e-12), chosen["boxes"])
     return {"boxes": moved, "labels": chosen["labels"], "scores": chosen["scores"]}

@@ -205,6 +205,15 @@ def test_the_terms_do_not_depend_on_the_rest_of_the_batch(settings: dict[str, ob
     assert both.classes.item() == pytest.approx(mixed.item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("assignment", ["task_aligned", "simota"])
+def test_autocast_changes_nothing(assignment: str) -> None:
+    boxes, labels = [[8.0, 8.0, 40.0, 40.0], [30.0, 20.0, 60.0, 30.0]], [0, 2]
+    full = loss_of(outputs(), boxes, labels, assignment=assignment)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss_of(outputs(), boxes, labels, assignment=assignment)
+    assert [term.item() for term in rounded] == pytest.approx([term.item() for term in full], rel=1e-5)
+
+
 def test_half_precision_outputs_are_calculated_in_float32() -> None:
     raw = [r.detach().bfloat16() for r in outputs()]
     box, label = [8.0, 8.0, 40.0, 40.0], [1]

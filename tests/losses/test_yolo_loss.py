@@ -341,8 +341,43 @@ def test_neighbouring_cells_need_boxes_that_reach_the_centre(scale_x_y: tuple[fl
     if fits:
         YOLOLoss(law="modern").check(SimpleNamespace(scale_x_y=scale_x_y))
     else:
-        with pytest.raises(UserError, match="do not reach the centre"):
+        with pytest.raises(UserError, match=r"do not reach the centre .*: set model.head_args: \{scale_x_y: 2.0\}, or"):
             YOLOLoss(law="modern").check(SimpleNamespace(scale_x_y=scale_x_y))
+
+
+def test_the_reach_of_an_architecture_is_set_in_its_cfg() -> None:
+    with pytest.raises(UserError, match=r"set scale_x_y=2.0 in the \[yolo\] sections of the .cfg .*, or neighbours: f"):
+        YOLOLoss(law="modern").check(create_darknet("yolov3-tiny"))
+    text = (FOLDER / "yolov3-tiny.cfg").read_text().replace("[yolo]", "[yolo]\nscale_x_y=2.0")
+    YOLOLoss(law="modern").check(create_darknet(text))
+
+
+@pytest.mark.parametrize("box_loss", ["ciou", "giou"])
+@pytest.mark.parametrize("log_sizes", [(-16.0, -16.0), (60.0, -16.0), (-16.0, 60.0), (-1e4, -1e4)])
+def test_boxes_that_have_collapsed_are_trained_too(log_sizes: tuple[float, float], box_loss: str) -> None:
+    raw = outputs()
+    with torch.no_grad():
+        for r in raw:
+            r.view(1, 3, 5 + CLASSES, *r.shape[2:])[:, :, 2:4] = torch.tensor(log_sizes)[:, None, None]
+    for law in ("dense", "modern"):
+        terms = loss_of(raw, [[20.0, 30.0, 57.0, 88.0]], [1], law=law, box_loss=box_loss)
+        assert terms.box.isfinite()
+        assert terms.box > 0
+        assert all(bool(gradient.isfinite().all()) for gradient in torch.autograd.grad(terms.total, raw))
+
+
+def test_the_least_side_of_boxes_changes_no_other_ones() -> None:
+    """The box term and its gradient are those of the boxes as they are."""
+    raw, box = outputs(seed=2), [20.0, 30.0, 57.0, 88.0]
+    settings: dict[str, object] = {"law": "dense", "class_gain": 0.0, "objectness_gain": 0.0}
+    terms = loss_of(raw, [box], [1], **settings)
+    found = torch.autograd.grad(terms.total, raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lit_vision.losses.yolo.with_sides", lambda boxes: boxes)
+        plain = loss_of(raw, [box], [1], **settings)
+        expected = torch.autograd.grad(plain.total, raw)
+    assert terms.total.item() == plain.total.item() > 0
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 # --- a .cfg whose heads share anchors, leave some out, or ignore differently --------------------------------------

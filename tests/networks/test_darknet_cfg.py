@@ -10,6 +10,7 @@ from lit_vision.errors import UserError
 from lit_vision.networks.backbone_stages import stages
 from lit_vision.networks.darknet import DarknetYOLO, create_darknet
 from lit_vision.networks.darknet_cfg import BUILT_IN, FOLDER, backbone_length, find_config, parse
+from lit_vision.networks.darknet_export import config_text
 from lit_vision.networks.darknet_kinds import Convolution, MaxPool, Route
 from lit_vision.networks.darknet_layers import DarknetPool, activation
 
@@ -116,7 +117,7 @@ def test_heads_must_agree() -> None:
 
 def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("picture.cfg").write_bytes(b"\x89PNG\xff\xfe")
+    Path("picture.cfg").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     Path("empty.cfg").touch()
     for name, says in [
         ("yolov3-tinny", "there is no network or file yolov3-tinny; did you mean yolov3-tiny?"),
@@ -130,6 +131,44 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HERE", str(tmp_path))
     Path("a.cfg").write_text(SMALL)
     assert find_config("$HERE/a.cfg").coarsest == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + SMALL.encode(),
+        SMALL.replace("[yolo]", "# t\xeate \x85\n[yolo]").encode("latin-1"),
+        SMALL.replace("\n", "\r\n").encode("utf-8-sig"),
+    ],
+    ids=["with a byte order mark", "with a comment in Latin-1", "from Windows"],
+)
+def test_text_of_any_editor(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.cfg").write_bytes(content)
+    config = find_config(str(tmp_path / "a.cfg"))
+    assert [layer.kind for layer in config.layers] == [layer.kind for layer in parse(SMALL, "a.cfg").layers]
+    config_text(DarknetYOLO(config), 32, 64).encode("utf-8")
+
+
+def test_a_finer_head_that_comes_too_early() -> None:
+    head = SMALL[SMALL.index("[convolutional]\nsize=1") :]
+    text = f"[net]\nchannels=3\n{head}[route]\nlayers=-2\n[convolutional]\nfilters=4\nstride=2\n{head}"
+    with pytest.raises(UserError, match=r"^a\.cfg:8: \[yolo\] only its own \[convolutional\] stands before this head"):
+        parse(text, "a.cfg")
+
+
+def test_an_option_that_stands_twice_is_exported_once() -> None:
+    """Where both lines say the same; otherwise the .cfg is refused."""
+    text = SMALL
+    for line in ("width=64", "filters=14", "classes=2", "anchors = 10,13, 16,30", "stride=2"):
+        text = text.replace(f"{line}\n", f"{line}\n{line}\n", 1)
+    network = create_darknet(text, num_classes=4, anchors=[[5, 6], [50, 60]])
+    found = config_text(network, 96, 128)
+    config = parse(found, "b.cfg")
+    assert (config.classes, config.net.integer("width"), config.head(4).anchors) == (4, 128, [(5.0, 6.0), (50.0, 60.0)])
+    assert len(found.splitlines()) == len(text.splitlines()) - 4  # stride is none of what an export sets
+    assert found == config_text(create_darknet(SMALL, 4, anchors=[[5, 6], [50, 60]]), 96, 128).replace(
+        "stride=2\n", "stride=2\nstride=2\n", 1
+    )
 
 
 def test_yolov3_has_its_published_layers() -> None:

@@ -14,6 +14,7 @@ from lit_vision.networks.darknet import DarknetYOLO, create_darknet
 from lit_vision.networks.darknet_cfg import FOLDER, find_config
 from lit_vision.networks.darknet_file import layout, open_weights
 from lit_vision.networks.darknet_weights import load_backbone, load_weights, plain_backbone_args, write_weights
+from lit_vision.networks.fusion import InferenceCopy
 from lit_vision.networks.yolo_choice import create_yolo
 
 CFG = """\
@@ -74,6 +75,23 @@ def test_every_number_goes_to_its_place(drawn: Path) -> None:
     assert torch.equal(grouped.weight, second[24:].view(6, 2, 3, 3))
     assert torch.equal(last.bias, head[:7])  # type: ignore[arg-type]
     assert torch.equal(last.weight, head[7:].view(7, 6, 1, 1))
+
+
+def test_a_network_that_has_predicted_goes_on_with_the_weights_that_are_read(drawn: Path) -> None:
+    """Also where they are adapted to other channels."""
+    for channels in (3, 5):
+        network, inference = create_darknet(CFG, in_channels=channels).eval(), InferenceCopy()
+        images = torch.rand(1, channels, 32, 32)
+        with torch.no_grad():
+            before = inference(network, images)
+            load_weights(network, drawn)
+            for found, expected, old in zip(inference(network, images), network(images), before, strict=True):
+                assert (expected - old).abs().max() > 0.1
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        changed = {name: tensor._version for name, tensor in network.state_dict().items()}
+        load_weights(network, drawn)
+        for name, tensor in network.state_dict().items():
+            assert tensor._version > changed[name] or name.endswith(("anchors", "num_batches_tracked")), name
 
 
 def test_the_way_back_is_bit_equal(drawn: Path, tmp_path: Path) -> None:

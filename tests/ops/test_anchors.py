@@ -37,6 +37,28 @@ def test_same_seed_same_anchors_sorted_by_area() -> None:
     assert overlap > size_iou(sizes, torch.tensor(PAPER_ANCHORS)).amax(dim=1).mean() > 0.5
 
 
+def test_of_very_many_boxes_a_sample_is_clustered(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = groups(seed=4)
+    expected, overlap = cluster_anchors(sizes, 3)
+    monkeypatch.setattr("lit_vision.ops.anchors.MOST_CLUSTERED", 100)
+    first, found = cluster_anchors(sizes, 3)
+    assert torch.equal(cluster_anchors(sizes, 3)[0], first)
+    assert not torch.equal(first, expected)
+    torch.testing.assert_close(first, expected, rtol=0.03, atol=0)
+    assert found == pytest.approx(size_iou(sizes.double(), first.double()).amax(dim=1).mean().item(), abs=1e-6)
+    assert found == pytest.approx(overlap, abs=0.01)
+
+
+@pytest.mark.slow
+def test_more_boxes_than_torch_draws_from() -> None:
+    sizes = groups().repeat(2**24 // 300 + 1, 1)
+    anchors, overlap = cluster_anchors(sizes, 3)
+    expected, mean = cluster_anchors(groups(), 3)
+    torch.testing.assert_close(anchors, expected, rtol=1e-3, atol=0)
+    assert overlap == pytest.approx(mean, abs=1e-3)
+    assert anchor_fit(sizes, anchors).mean_iou == pytest.approx(overlap, abs=1e-6)
+
+
 def test_clusters_are_a_fixed_point() -> None:
     sizes = torch.rand(200, 2, generator=torch.Generator().manual_seed(2)) * 100 + 5
     anchors, _ = cluster_anchors(sizes, 4)

@@ -32,6 +32,19 @@ def test_distances_are_the_means_of_their_distributions() -> None:
 
 
 @pytest.mark.parametrize("reg_max", [0, 16])
+def test_boxes_are_calculated_in_float32_whatever_autocast_says(reg_max: int) -> None:
+    points = make_points([(4, 4)], (32,))
+    raw = torch.randn(2, 16, 4 * (reg_max + 1), generator=torch.Generator().manual_seed(0)).requires_grad_()
+    expected = decode_points(raw, points, reg_max)
+    (slope,) = torch.autograd.grad(expected.square().sum(), raw)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = decode_points(raw, points, reg_max)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(found.square().sum(), raw)[0], slope, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("reg_max", [0, 16])
 def test_decoding_undoes_encoding(reg_max: int) -> None:
     points = make_points([(2, 2), (4, 4)], (32, 16))
     near, far = points.places - torch.rand(20, 2) * 60, points.places + torch.rand(20, 2) * 60

@@ -77,6 +77,16 @@ def test_windows_vote_for_a_box_by_their_scores() -> None:
     assert vote_boxes(none, boxes, probabilities, 0.5)["boxes"].shape == (0, 4)  # type: ignore[arg-type]
 
 
+def test_votes_are_counted_in_float32_whatever_autocast_says() -> None:
+    boxes = torch.tensor([[400.3, 300.7, 451.9, 420.1], [401.9, 299.2, 455.3, 421.7]])
+    probabilities = torch.tensor([[0.7], [0.4]])
+    chosen = {"boxes": boxes[[0]], "labels": torch.tensor([0]), "scores": torch.tensor([0.7])}
+    expected = (0.7 * boxes[0] + 0.4 * boxes[1]) / 1.1
+    with torch.autocast("cpu", torch.bfloat16):
+        moved = vote_boxes(chosen, boxes, probabilities, 0.5)["boxes"][0]  # type: ignore[arg-type]
+    torch.testing.assert_close(moved, expected, rtol=1e-6, atol=0)
+
+
 def test_a_margin_is_taken_off_again() -> None:
     boxes = torch.tensor([[5.0, 10, 35, 70]])  # of 10, 20, 30, 60 with a quarter on each side
     assert without_margin(boxes, 0.25).tolist() == [[10, 20, 30, 60]]

@@ -5,6 +5,7 @@ file of a million objects never becomes a million Python lists.
 """
 
 import re
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import msgspec
@@ -83,7 +84,7 @@ def decode_file(path: Path, name: str, problems: list[str]) -> CocoFile:
         UserError: the file is missing, no JSON, or without a list of images.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(BOM_UTF8)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its name and rights.") from None
     try:

@@ -1,5 +1,6 @@
 """Images with a class mask each: a class index per pixel, a palette picture or an RGB colour map."""
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
@@ -123,7 +124,7 @@ def read_classes_file(root: Path) -> ClassesFile:
     if not path.is_file():
         return {}
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ClassesFile)
+        return msgspec.json.decode(path.read_bytes().removeprefix(BOM_UTF8), type=ClassesFile)
     except msgspec.DecodeError as error:
         raise UserError(f'{path} is malformed ({error}): write it as {{"classes": ["sky", "road"]}}.') from None
 

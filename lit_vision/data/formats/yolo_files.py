@@ -30,7 +30,7 @@ def find_yaml(root: Path) -> Path | None:
 
 
 def _has_names(path: Path) -> bool:
-    lines = path.read_text("utf-8", errors="replace").splitlines()
+    lines = path.read_text("utf-8-sig", errors="replace").splitlines()
     keys = {line.split(":")[0].strip() for line in lines if line[:1].isalpha()}
     return "names" in keys and bool(keys & {"train", "val", "test"})
 
