@@ -28,7 +28,8 @@ def soft_counts(logits: Tensor, mask: Tensor, ignore_index: int) -> tuple[Tensor
     probabilities = logits.softmax(1)
     target = torch.where(known > 0, mask, 0)
     agreed = probabilities.gather(1, target[:, None])[:, 0] * known
-    found = torch.einsum("bkp,bp->bk", probabilities.flatten(2), known.flatten(1)).sum(0)
+    with torch.autocast(logits.device.type, enabled=False):  # which would round the sums to three digits
+        found = torch.einsum("bkp,bp->bk", probabilities.flatten(2), known.flatten(1)).sum(0)
     # Image by image: float32 counts to no more than 2^24 pixels.
     place = (target + classes * torch.arange(images, device=mask.device)[:, None, None]).flatten()
     none = logits.new_zeros(images * classes)

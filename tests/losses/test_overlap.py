@@ -56,3 +56,16 @@ def test_more_pixels_than_float32_counts_to() -> None:
     mask = torch.zeros(5, 2048, 2048, dtype=torch.int64)
     true = soft_counts(torch.zeros(5, 2, 1, 1).expand(-1, -1, 2048, 2048), mask, 255)[1]
     assert true.tolist() == [5 * 2**22, 0]  # adding ones would stop at 2^24
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_autocast_does_not_round_the_counts(classes: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, classes, 40, 40, generator=generator)
+    mask = torch.randint(0, max(classes, 2), (2, 40, 40), generator=generator)
+    expected = soft_counts(logits, mask, 255)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = soft_counts(logits, mask, 255)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
