@@ -161,12 +161,13 @@ def _clipped(index: Index, problems: list[str]) -> Index:
 
 
 def _torn_maps(index: Index, findings: Finding) -> Iterator[str]:
-    """A sentence where most label maps look like masks of object or not."""
+    """A sentence where most label maps look like masks of object or not, or of classes."""
     torn, maps = findings.torn
     if torn > maps / 2:
         yield (
-            f"{torn} of {maps} label maps of {index.root} have one object alone, in several parts: are they masks of 0 "
-            "and 255? Each object wants a number of its own; scipy.ndimage.label numbers what does not touch"
+            f"{torn} of {maps} label maps of {index.root} have few objects, each in several parts: are they masks of 0 "
+            "and 255, or of classes? Each object wants a number of its own; scipy.ndimage.label numbers what does not "
+            "touch"
         )
 
 

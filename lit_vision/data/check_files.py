@@ -18,6 +18,7 @@ from lit_vision.errors import UserError
 from lit_vision.types import IGNORE_INDEX, BoolArray, Int32Array
 
 _CHUNK = 2048  # images submitted at a time; a million at once would fill the memory
+_FEW = 8  # numbers in a label map that may be classes
 
 
 class Finding(NamedTuple):
@@ -27,7 +28,7 @@ class Finding(NamedTuple):
         sizes: (N, 2) height and width of the images; those of images in no split stay as they were.
         shown: (K,) classes that masks of the training split show.
         unread: whether a mask of the training split could not be read, so that `shown` may lack classes.
-        torn: label maps whose only object has several parts, and label maps with objects.
+        torn: label maps of few objects, each in several parts, and label maps with objects.
         unknown: pixels of 255 in the class masks of the training split, and all their pixels.
     """
 
@@ -115,8 +116,7 @@ def _look_at_masks(index: Index, i: int, size: tuple[int, int]) -> _Look:
             return _look_at_classes(index, i, size)
         if index.mask_kind == "instances":
             instances, labels, _ = rasterise(index, i, size)
-            torn = len(labels) == 1 and cv2.connectedComponents((instances == 1).astype(np.uint8))[0] > 2
-            return _Look([], size, set(labels.tolist()), torn)
+            return _Look([], size, set(labels.tolist()), _is_torn(instances, len(labels)))
     except UserError as error:
         return _Look([str(error)], size, set())
     problems: list[str] = []
@@ -126,6 +126,13 @@ def _look_at_masks(index: Index, i: int, size: tuple[int, int]) -> _Look:
             if index.segment_kinds[k] == FILE:
                 _look_at_object(index, index.segments.text(k), size, problems)
     return _Look(problems, size, set())
+
+
+def _is_torn(instances: Int32Array, count: int) -> bool:
+    """Whether there are few objects and each has several parts, as classes have."""
+    return 0 < count <= _FEW and all(
+        cv2.connectedComponents((instances == k).astype(np.uint8))[0] > 2 for k in range(1, count + 1)
+    )
 
 
 def _look_at_object(index: Index, file: str, size: tuple[int, int], problems: list[str]) -> None:
