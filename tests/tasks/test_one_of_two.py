@@ -46,6 +46,29 @@ def test_pixels_that_are_normalised_otherwise_are_refused(root: Path, tmp_path: 
     InstanceSegmenter(NAMES, start_from=second, mean=[0.5] * 3, **TINY)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_other_classes_redraw_the_last_layer_of_the_pixels(
+    root: Path, tmp_path: Path, shared: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, settings = str(tmp_path / "first.ckpt"), {"shared_encoder": shared, **TINY}
+    earlier = InstanceSegmenter(NAMES, optimizer=FAST, **settings)
+    fit(earlier, root).save_checkpoint(first)
+    before = {name: value for name, value in earlier.state_dict().items() if "network." in name}
+    head = [f"network.network.segmentation_head.0.{name}" for name in ("weight", "bias")]
+    for train, names in (("both", ["cell"]), ("pixels", ["a", "b", "c"]), ("both", ["red", "green"])):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            task = InstanceSegmenter(names, train=train, start_from=first, **settings)  # type: ignore[arg-type]
+        now = task.state_dict()
+        drawn = [] if len(names) == 2 else head
+        assert [name for name in before if before[name].shape != now[name].shape] == drawn
+        assert all(torch.equal(before[name], now[name]) for name in before if name not in drawn)
+        assert f"weights of network and border_network from {first}; of network all" in caplog.text
+    assert "; of network all, the last layer too, whose classes have other names here: blue / green" in caplog.text
+    with pytest.raises(UserError, match="has other networks"):
+        InstanceSegmenter(["cell"], start_from=first, encoder="resnet10t")
+
+
 @pytest.mark.parametrize("asked", ["both", "border"])
 def test_a_border_that_was_never_trained_is_not_used(
     root: Path, tmp_path: Path, asked: Any, caplog: pytest.LogCaptureFixture
