@@ -108,8 +108,9 @@ class InstanceDataModule(VisionDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
-        whole = isinstance(border_radius, Integral) and not isinstance(border_radius, bool)
-        if border_radius != "auto" and not (whole and 1 <= int(border_radius) <= MOST_RADIUS):
+        radius: Any = border_radius
+        whole = isinstance(radius, Integral) and not isinstance(radius, bool)
+        if radius != "auto" and not (whole and 1 <= radius <= MOST_RADIUS):
             raise UserError(
                 f"data.border_radius is {border_radius!r}: give auto, or whole pixels from 1 to {MOST_RADIUS}; 2 or 3 "
                 "are usual"

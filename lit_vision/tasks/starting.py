@@ -50,9 +50,7 @@ def take_network(
     redrawn = _load(task.network, checkpoint["state_dict"], facts["class_names"], task.class_names, path)
     task.preprocess = Preprocess(earlier["mean"] if mean is None else mean, earlier["std"] if std is None else std)
     task.licence = facts.get("licence")
-    rank_zero_info(
-        f"weights of {path}: {of_other_classes(redrawn, facts['class_names'], task.class_names) or 'all'}"
-    )
+    rank_zero_info(f"weights of {path}: {of_other_classes(redrawn, facts['class_names'], task.class_names) or 'all'}")
     return not redrawn
 
 

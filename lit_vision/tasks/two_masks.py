@@ -105,8 +105,8 @@ class TwoMaskTask(VisionTask):
         self._use("pixels" if bare else self.asked)
         if self.trained != self.asked:
             rank_zero_info(
-                f"model.train is {self.asked}, but the checkpoint is of a run with train: pixels: it is used as one, and "
-                "objects are found without borders"
+                f"model.train is {self.asked}, but the checkpoint is of a run with train: pixels: it is used as one, "
+                "and objects are found without borders"
             )
 
     def train(self, mode: bool = True) -> "TwoMaskTask":

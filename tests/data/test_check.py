@@ -269,7 +269,7 @@ def test_masks_that_were_given_as_label_maps_are_noted(tmp_path: Path) -> None:
         picture(tmp_path / "images" / part / f"{k}.png")
         picture(tmp_path / "labels" / part / f"{k}.png", parts)
     found = check(read(tmp_path, "labelmaps", classes=["cell"]), "instances")
-    assert [note for note in found.notes if note.startswith(f"3 of 3 label maps of {tmp_path} have few objects, each in")]
+    assert [note for note in found.notes if note.startswith(f"3 of 3 label maps of {tmp_path} have few objects, each")]
     for k, part in enumerate(("train", "train")):
         picture(tmp_path / "labels" / part / f"{k}.png", np.where(np.arange(10) < 5, parts, parts // 2))
     found = check(read(tmp_path, "labelmaps", classes=["cell"]), "instances")

@@ -166,10 +166,10 @@ def test_class_masks_that_are_taken_for_label_maps_are_noted(tmp_path: Path) -> 
             cv2.imwrite(str(tmp_path / folder / split / "a.png"), values)
     notes = InstanceDataModule(str(tmp_path), num_workers=0).index.notes
     assert notes[0] == f"Recognised {tmp_path} as labelmaps: images with label maps in masks/train/."
-    assert notes[1].startswith(f"2 of 2 label maps of {tmp_path} have few objects, each in several parts: are they masks")
+    assert notes[1].startswith(f"2 of 2 label maps of {tmp_path} have few objects, each in several parts: are they")
     (tmp_path / "classes.json").write_text('{"classes": ["background", "cell", "dirt"]}')
     with pytest.raises(UserError, match="read as masks, does not hold what instances needs"):
-        InstanceDataModule(str(tmp_path), num_workers=0).index
+        len(InstanceDataModule(str(tmp_path), num_workers=0).index)
 
 
 def test_settings_out_of_range_are_named(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_a_border_that_was_never_trained_is_not_used(
     task = InstanceSegmenter(NAMES, train=asked, optimizer=FAST, **TINY)
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     said = (
-        f"model.train is {asked}, but the checkpoint is of a run with train: pixels: it is used as one, and objects are "
-        "found without borders"
+        f"model.train is {asked}, but the checkpoint is of a run with train: pixels: it is used as one, and objects "
+        "are found without borders"
     )
     with caplog.at_level("INFO"):
         trainer = quiet_trainer()

@@ -116,7 +116,8 @@ def pairs_inside(
             yield f"{prefix}{image}", f"{prefix}{masks.pop(own)}"
     problems += [f"{prefix}{mask} has no image of its name beside it: add it or remove it." for mask in masks.values()]
     if left_out:
-        notes.append(f"{left_out} files of {relative(folder, root)} were left out, whose names end in {' or '.join(others)}.")
+        ends = " or ".join(others)
+        notes.append(f"{left_out} files of {relative(folder, root)} were left out, whose names end in {ends}.")
 
 
 def _is_mask(stem: str, suffix: str, others: tuple[str, ...]) -> bool:
