@@ -47,6 +47,7 @@ NETWORK: dict[str, Any] = {
     "encoder_args": {"channel_multiplier": 0.25, "pad_type": "same"},
     "decoder_args": {"decoder_channels": [64, 32, 24, 16, 8]},
 }
+USUAL_DATA = "inst_dsb2018"
 SHOWN = ("ap", "ap_50", "pq", "f1_50", "f1_75", "f1_90", "aji", "merged", "split", "count_error")
 WARM = 4  # steps that say how long one takes
 
@@ -141,8 +142,14 @@ def add(path: Path, row: dict[str, Any]) -> None:
     print(f"seed {row['seed']}, {row['way']}: {values}", flush=True)
 
 
-def run_seed(options: argparse.Namespace) -> None:
+def settings_of(options: argparse.Namespace) -> dict[str, str]:
+    """What rows must share to be of one table; the folder of the data only where it is not the usual one."""
     settings = {name: str(value) for name, value in vars(options).items() if name in SETTINGS}
+    return settings if options.data.name == USUAL_DATA else {"data": options.data.name, **settings}
+
+
+def run_seed(options: argparse.Namespace) -> None:
+    settings = settings_of(options)
     done = {
         row["way"] for row in lines_of(options.output) if (row["seed"], row["settings"]) == (options.seed, settings)
     }
@@ -171,7 +178,8 @@ def from_label_maps(options: argparse.Namespace) -> None:
         sure = np.full(truth.shape, LEVELS, np.uint8)  # peers' label maps have no scores: only unranked metrics compare
         found.append((Picture(Maps(sure, sure, sure), truth, stem), predicted))
     facts = json.loads((options.label_maps / "facts.json").read_text())
-    add(options.output, {"seed": options.seed, "settings": {}, "metrics": measured(found), **facts})
+    settings = {} if options.data.name == USUAL_DATA else {"data": options.data.name}
+    add(options.output, {"seed": options.seed, "settings": settings, "metrics": measured(found), **facts})
 
 
 def show(path: Path) -> None:
@@ -214,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--show", action="store_true", help="only print the table")
-    parser.add_argument("--data", type=Path, default=root / "inst_dsb2018")
+    parser.add_argument("--data", type=Path, default=root / USUAL_DATA, help="label maps with splits")
     parser.add_argument("--weights", default=str(root / "../weights/mobilenetv1_025_imagenet.safetensors"))
     parser.add_argument("--scratch", action="store_true", help="no pretrained encoder, as the peers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

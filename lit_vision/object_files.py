@@ -22,7 +22,8 @@ class Measures(NamedTuple):
     """Of N objects, in pixels of their label map; zeros for those that have no pixel.
 
     areas: (N,) pixels.
-    centroids: (N, 2) x and y of the mean pixel centre: the single pixel (3, 5) has (3.5, 5.5).
+    centroids: (N, 2) x and y of the mean pixel centre: the single pixel (3, 5) has (3.5, 5.5), 0.5 more than
+        scikit-image and StarDist give, which count from a pixel's centre.
     boxes: (N, 4) left, top, width and height.
     """
 

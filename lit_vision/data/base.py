@@ -134,7 +134,7 @@ class VisionDataModule(pl.LightningDataModule):
 
     def read(self) -> Index:
         """The data set's annotations as its reader gives them."""
-        return read(self.root, self.format, **self.options)
+        return read(self.root, self.format, task=self.task, **self.options)
 
     def name_of(self, i: int) -> str:
         """What picture i of the index is called in lists; no two have the same name."""

@@ -161,12 +161,13 @@ def _clipped(index: Index, problems: list[str]) -> Index:
 
 
 def _torn_maps(index: Index, findings: Finding) -> Iterator[str]:
-    """A sentence where most label maps look like masks of object or not."""
+    """A sentence where most label maps look like masks of object or not, or of classes."""
     torn, maps = findings.torn
     if torn > maps / 2:
         yield (
-            f"{torn} of {maps} label maps of {index.root} have one object alone, in several parts: are they masks of 0 "
-            "and 255? Each object wants a number of its own; scipy.ndimage.label numbers what does not touch"
+            f"{torn} of {maps} label maps of {index.root} have few objects, each in several parts: are they masks of 0 "
+            "and 255, or of classes? Each object wants a number of its own; scipy.ndimage.label numbers what does not "
+            "touch"
         )
 
 
@@ -187,8 +188,22 @@ def _missing_classes(index: Index, findings: Finding) -> str | None:
     nowhere = "" if _shown_anywhere(index, missing) else " (nor does any other)"
     return (
         f"{index.root}: the training split never shows {names}{nowhere}: add examples, draw the splits anew, or set "
-        "the option classes to the others."
+        f"the option classes to the others.{_of_unknown(index, findings)}"
     )
+
+
+def _of_unknown(index: Index, findings: Finding) -> str:
+    """A sentence where a missing class may be what masks call 255, in masks of 0 and 255 above all."""
+    unknown, pixels = findings.unknown
+    if not unknown:
+        return ""
+    if index.colors is not None:
+        mend = "save those masks as RGB pictures, since colors count in no others, or where all are grey in grey ones"
+    elif len(index.class_names) == 2:
+        mend = "set options: {colors: [[0, 0, 0], [255, 255, 255]]}"
+    else:
+        mend = "give the option colors a grey for each class, [255, 255, 255] for that one"
+    return f" {100 * unknown / pixels:.3g} % of its pixels are 255 = not known; where 255 is a class, {mend}."
 
 
 def _shown_anywhere(index: Index, names: list[str]) -> bool:

@@ -18,6 +18,7 @@ from lit_vision.errors import UserError
 from lit_vision.types import IGNORE_INDEX, BoolArray, Int32Array
 
 _CHUNK = 2048  # images submitted at a time; a million at once would fill the memory
+_FEW = 8  # numbers in a label map that may be classes
 
 
 class Finding(NamedTuple):
@@ -27,13 +28,15 @@ class Finding(NamedTuple):
         sizes: (N, 2) height and width of the images; those of images in no split stay as they were.
         shown: (K,) classes that masks of the training split show.
         unread: whether a mask of the training split could not be read, so that `shown` may lack classes.
-        torn: label maps whose only object has several parts, and label maps with objects.
+        torn: label maps of few objects, each in several parts, and label maps with objects.
+        unknown: pixels of 255 in the class masks of the training split, and all their pixels.
     """
 
     sizes: Int32Array
     shown: BoolArray
     unread: bool
     torn: tuple[int, int] = (0, 0)
+    unknown: tuple[int, int] = (0, 0)
 
 
 class _Look(NamedTuple):
@@ -41,6 +44,7 @@ class _Look(NamedTuple):
     size: tuple[int, int]
     labels: set[int]
     torn: bool = False
+    unknown: int = 0  # pixels
 
 
 def look_at_files(
@@ -70,7 +74,7 @@ def _look_at_all(
     used = np.flatnonzero(index.splits >= 0).tolist()
     sizes: Int32Array = index.sizes.copy()
     shown = np.zeros(len(index.class_names), np.bool_)
-    unread, torn, maps = False, 0, 0
+    unread, torn, maps, unknown, pixels = False, 0, 0, 0, 0
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         for at in range(0, len(used), _CHUNK):
             chunk = used[at : at + _CHUNK]
@@ -81,9 +85,10 @@ def _look_at_all(
                 if index.splits[i] == 0:
                     shown[list(look.labels)] = True
                     unread |= bool(look.problems)
+                    unknown, pixels = unknown + look.unknown, pixels + look.size[0] * look.size[1]
                 if progress is not None:
                     progress(done, len(used))
-    return Finding(sizes, shown, unread and index.mask_kind != "none", (torn, maps))
+    return Finding(sizes, shown, unread and index.mask_kind != "none", (torn, maps), (unknown, pixels))
 
 
 def _look(index: Index, i: int) -> _Look:
@@ -102,29 +107,32 @@ def _look(index: Index, i: int) -> _Look:
             f"correct the annotations' width and height, or the image."
         )
         return _Look([fault], size, set())
-    problems: list[str] = []
-    labels, torn = _look_at_masks(index, i, size, problems)
-    return _Look(problems, size, labels, torn)
+    return _look_at_masks(index, i, size)
 
 
-def _look_at_masks(index: Index, i: int, size: tuple[int, int], problems: list[str]) -> tuple[set[int], bool]:
-    """Labels that the image's masks show, and whether the only object of a label map has several parts."""
+def _look_at_masks(index: Index, i: int, size: tuple[int, int]) -> _Look:
     try:
         if index.mask_kind == "classes":
-            return _classes_of(index, i, size, problems), False
+            return _look_at_classes(index, i, size)
         if index.mask_kind == "instances":
             instances, labels, _ = rasterise(index, i, size)
-            torn = len(labels) == 1 and cv2.connectedComponents((instances == 1).astype(np.uint8))[0] > 2
-            return set(labels.tolist()), torn
+            return _Look([], size, set(labels.tolist()), _is_torn(instances, len(labels)))
     except UserError as error:
-        problems.append(str(error))
-        return set(), False
+        return _Look([str(error)], size, set())
+    problems: list[str] = []
     if index.segment_kinds is not None and index.segments is not None:
         span = index.span(i)
         for k in range(span.start, span.stop):
             if index.segment_kinds[k] == FILE:
                 _look_at_object(index, index.segments.text(k), size, problems)
-    return set(), False
+    return _Look(problems, size, set())
+
+
+def _is_torn(instances: Int32Array, count: int) -> bool:
+    """Whether there are few objects and each has several parts, as classes have."""
+    return 0 < count <= _FEW and all(
+        cv2.connectedComponents((instances == k).astype(np.uint8))[0] > 2 for k in range(1, count + 1)
+    )
 
 
 def _look_at_object(index: Index, file: str, size: tuple[int, int], problems: list[str]) -> None:
@@ -135,21 +143,24 @@ def _look_at_object(index: Index, file: str, size: tuple[int, int], problems: li
         problems.append(str(error))
 
 
-def _classes_of(index: Index, i: int, size: tuple[int, int], problems: list[str]) -> set[int]:
+def _look_at_classes(index: Index, i: int, size: tuple[int, int]) -> _Look:
     path = index.root / (index.masks.text(i) if index.masks is not None else "")
     mask = read_mask(path, index.colors)
     if mask.shape != size:
-        problems.append(
+        fault = (
             f"{path} is {mask.shape[1]} x {mask.shape[0]}, but its image is {size[1]} x {size[0]}: "
             f"make the mask as large as the image."
         )
-        return set()
+        return _Look([fault], size, set())
     # A file's numbers are counted before those to ignore become 255.
-    stored = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    values = set(mask_values(index)[stored].tolist()) - {IGNORE_INDEX}
+    counts = np.bincount(mask.ravel(), minlength=256)
+    problems: list[str] = []
+    values = set(mask_values(index)[np.flatnonzero(counts)].tolist()) - {IGNORE_INDEX}
     if wrong := sorted(value for value in values if value >= len(index.class_names)):
         problems.append(
             f"{path} has the value {wrong[0]}, but there are {len(index.class_names)} classes, 0 to "
-            f"{len(index.class_names) - 1}: correct the mask, add class names, or set ignore_index."
+            f"{len(index.class_names) - 1}: correct the mask, add class names, or set ignore_index (or "
+            "colors, where the values are shades of grey)."
         )
-    return {value for value in values if value < len(index.class_names)}
+    shown = {value for value in values if value < len(index.class_names)}
+    return _Look(problems, size, shown, unknown=int(counts[IGNORE_INDEX]))

@@ -1,5 +1,6 @@
 """Pictures with a label map: the data module of InstanceSegmenter."""
 
+from numbers import Integral
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from lit_vision.data.index import Index
 from lit_vision.data.rasterise import rasterise
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
-from lit_vision.ops.borders import gap_weights, object_radii, touching_border
+from lit_vision.ops.borders import MOST_RADIUS, gap_weights, object_radii, touching_border
 from lit_vision.ops.instances import areas_of, relabel
 from lit_vision.types import IGNORE_INDEX, Int64Array, Sample, UInt8Array
 
@@ -107,8 +108,13 @@ class InstanceDataModule(VisionDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
-        if border_radius != "auto" and border_radius < 1:
-            raise UserError(f"data.border_radius is {border_radius}: give auto, or at least 1 pixel; 2 or 3 are usual")
+        radius: Any = border_radius
+        whole = isinstance(radius, Integral) and not isinstance(radius, bool)
+        if radius != "auto" and not (whole and 1 <= radius <= MOST_RADIUS):
+            raise UserError(
+                f"data.border_radius is {border_radius!r}: give auto, or whole pixels from 1 to {MOST_RADIUS}; 2 or 3 "
+                "are usual"
+            )
         if gap_weight < 0 or gap_sigma <= 0:
             raise UserError(f"data.gap_weight is {gap_weight} and gap_sigma {gap_sigma}: give 0 or more, and above 0")
         self.border_radius: Radius = border_radius

@@ -24,24 +24,33 @@ def read_mask(path: Path, colors: UInt8Array | None = None) -> UInt8Array:
 
     Args:
         path: PNG, or any other kind that keeps every value.
-        colors: (K, 3) uint8 RGB; a colour picture's pixels become the row of their colour. Ignored for pictures of
-            indices.
+        colors: (K, 3) uint8 RGB; a colour picture's pixels become the row of their colour, and a grey one's too where
+            all colours are grey. Ignored for palette files, and where a colour is not grey for grey ones.
 
     Returns:
         (H, W) uint8; 255 = ignore.
 
     Raises:
-        UserError: not readable, JPEG, an index above 255, or a colour that is not in `colors`.
+        UserError: not readable, JPEG, an index above 255, or a colour or shade that is not in `colors`.
     """
-    values = _read_numbers(path)
+    values, brightness = _read_numbers(path)
     if values.ndim == 3:
         _refuse_stack(values, path)
         if colors is None:
             raise UserError(f"{path}: is a colour picture, not class indices; give `colors`, one RGB colour per class")
-        return _rows_of_colors(values[:, :, :3], colors, path)
-    if values.dtype == np.uint8:
+        return _rows_of_colors(values[:, :, :3], colors, path, "add the colour to `colors` or mend the mask")
+    if values.dtype != np.uint8:
+        values = _within(values, 255, path, "a class mask holds 0..254 and 255 = ignore").astype(np.uint8)
+    if colors is None or not brightness or not all_grey(colors):
         return values
-    return _within(values, 255, path, "a class mask holds 0..254 and 255 = ignore").astype(np.uint8)
+    shades = np.broadcast_to((values * np.uint8(brightness))[:, :, None], (*values.shape, 3))
+    mend = "add it to `colors`, or leave `colors` out where the values are class numbers"
+    return _rows_of_colors(shades, colors, path, mend)
+
+
+def all_grey(colors: UInt8Array) -> bool:
+    """Whether each of the colours (K, 3) is a shade of grey: red, green and blue are equal."""
+    return bool((colors == colors[:, :1]).all())
 
 
 def read_label_map(path: Path) -> Int32Array:
@@ -50,7 +59,7 @@ def read_label_map(path: Path) -> Int32Array:
     Raises:
         UserError: not readable, JPEG, a colour picture, negative or broken numbers.
     """
-    values = _read_numbers(path)
+    values, _ = _read_numbers(path)
     if values.ndim == 3:
         _refuse_stack(values, path)
         raise UserError(f"{path}: is a colour picture, not object numbers; save it as 16-bit grey PNG or TIFF")
@@ -64,20 +73,27 @@ def _refuse_stack(values: npt.NDArray[Any], path: Path) -> None:
         raise UserError(f"{path}: holds {values.shape[2]} bands or pages of {values.dtype}, and colours are 8-bit")
 
 
-def _read_numbers(path: Path) -> npt.NDArray[Any]:
-    """(H, W) stored numbers, or (H, W, C) colours."""
+def _read_numbers(path: Path) -> tuple[npt.NDArray[Any], int]:
+    """(H, W) stored numbers or (H, W, C) colours, and the brightness of the number 1 in 8 bits: 0 with a palette."""
     data = read_bytes(path)
     kind = file_kind(data[:64], path)
     if kind == "jpeg":
         raise UserError(f"{path}: JPEG smears class and object numbers where they meet; save masks as PNG")
     require_whole(data, kind, path)
+    brightness = 1
     if kind == "tiff":
-        values = read_tiff_indices(data, read_tiff_header(data, path), path)
+        header = read_tiff_header(data, path)
+        values = read_tiff_indices(data, header, path)
+        indexed = header.has_palette
     else:
-        values = _numbers_of(decode_with_pillow(data, path))
+        image = decode_with_pillow(data, path)
+        values, indexed = _numbers_of(image), image.mode in ("P", "PA")
         if kind == "png" and data[25] == _PNG_GREY and data[24] in _FEW_BITS:
-            values = values // _FEW_BITS[data[24]]
-    return np.ascontiguousarray(values).astype(np.uint8) if values.dtype == np.bool_ else values
+            brightness = _FEW_BITS[data[24]]
+            values = values // brightness
+    if values.dtype == np.bool_:
+        values, brightness = np.ascontiguousarray(values).astype(np.uint8), 255
+    return values, 0 if indexed else brightness
 
 
 def _numbers_of(image: Image.Image) -> npt.NDArray[Any]:
@@ -95,7 +111,7 @@ def _within(values: npt.NDArray[Any], highest: int, path: Path, rule: str) -> np
     return values
 
 
-def _rows_of_colors(pixels: UInt8Array, colors: UInt8Array, path: Path) -> UInt8Array:
+def _rows_of_colors(pixels: UInt8Array, colors: UInt8Array, path: Path, mend: str) -> UInt8Array:
     red, green, blue = (pixels[:, :, band].astype(np.int32) for band in range(3))
     codes = (red << 16) | (green << 8) | blue
     table, known = _color_tables(np.ascontiguousarray(colors, np.uint8).tobytes())
@@ -105,8 +121,7 @@ def _rows_of_colors(pixels: UInt8Array, colors: UInt8Array, path: Path) -> UInt8
         color = tuple(int(value) for value in pixels[y, x])
         count = int(unknown.sum())
         raise UserError(
-            f"{path}: {count} pixels have colours that are in no class, first {color} at row {y}, column {x}; "
-            "add the colour to `colors` or mend the mask"
+            f"{path}: {count} pixels have colours that are in no class, first {color} at row {y}, column {x}; {mend}"
         )
     rows: UInt8Array = table[codes]
     return rows

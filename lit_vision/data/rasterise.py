@@ -200,10 +200,9 @@ def class_mask(index: Index, i: int, size: tuple[int, int]) -> UInt8Array:
 def mask_values(index: Index) -> UInt8Array:
     """(256,) table from the numbers in a mask file to classes: what is to be ignored becomes 255."""
     values = np.arange(256, dtype=np.uint8)
-    if 0 <= index.ignore_index < 256:
-        values[index.ignore_index] = IGNORE_INDEX
+    values[index.ignore_index] = IGNORE_INDEX
     if index.colors is not None:
-        values[len(index.class_names) :] = IGNORE_INDEX
+        values[len(index.class_names) : len(index.colors)] = IGNORE_INDEX
     return values
 
 

@@ -59,6 +59,11 @@ class TiffHeader:
         """Values per pixel, over all pages."""
         return self.samples * self.pages
 
+    @property
+    def has_palette(self) -> bool:
+        """Whether the values are numbers of colours."""
+        return self.photometric == _PALETTE
+
 
 def read_tiff_header(source: bytes | IO[bytes], path: Path) -> TiffHeader:
     """Header of a TIFF; pixels are not read.
@@ -109,7 +114,7 @@ def read_tiff_indices(data: bytes, header: TiffHeader, path: Path) -> npt.NDArra
     Raises:
         UserError: the file is cut off, damaged or compressed in a way that needs `imagecodecs`.
     """
-    if header.photometric == _PALETTE:
+    if header.has_palette:
         image = Image.open(io.BytesIO(data), formats=("TIFF",))
         return np.asarray(image)
     values, _ = decode_tiff(data, header, path)

@@ -59,7 +59,8 @@ class InstanceSegmenter(TwoMaskTask):
         std: likewise.
         train: "both" networks at once, or one after the other: "pixels" alone in a first run, whose checkpoint gives
             objects without a border; then "border" alone in a second one with `start_from`.
-        start_from: a checkpoint of this task whose weights are the first ones; unlike --ckpt_path, a new run.
+        start_from: a checkpoint of this task, of other classes too, whose weights are the first ones; unlike
+            --ckpt_path, a new run.
         loss: of the pixels; null = cross entropy + Dice.
         border_loss: of the border; null = BorderLoss with `border_pixel_weight`.
         border_pixel_weight: a gap in a border merges two objects, a border too broad costs little: hence more than 1;

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from lit_vision.errors import UserError
 from lit_vision.networks.backbones import preprocessing_of, timm_arguments
 from lit_vision.networks.preprocess import Preprocess
+from lit_vision.tasks.checkpoint_facts import shown_classes
 from lit_vision.tasks.checkpoints import read_checkpoint
+from lit_vision.tasks.starting import compared, load_but, of_other_classes
 
 NETWORKS = ("network", "border_network")
 
@@ -35,6 +37,8 @@ def hold(network: nn.Module) -> None:
 def take_weights(task: Any, path: str, fixed: nn.Module | None) -> str | None:
     """Takes the weights of the networks of an earlier run over, where they fit.
 
+    Where the number of classes is another, the last layer of the pixels is left as it was drawn.
+
     Args:
         task: an InstanceSegmenter, as built.
         path: of the checkpoint; `~` and `$VARIABLES` are expanded.
@@ -44,35 +48,42 @@ def take_weights(task: Any, path: str, fixed: nn.Module | None) -> str | None:
         The licence of the weights that the earlier run started from.
 
     Raises:
-        UserError: the checkpoint is of another task, or knows other classes, or lacks what has to fit: the network that
-            will not train, or, where both will, at least one; or its networks saw pixels of another mean and std.
+        UserError: the checkpoint is of another task, or knows other classes than pixels that will not train, or lacks
+            what has to fit: the network that will not train, or, where both will, at least one; or its networks saw
+            pixels of another mean and std.
     """
     file = Path(os.path.expandvars(path)).expanduser()
     checkpoint = read_checkpoint(file)
-    facts = checkpoint["lit_vision"]
-    if facts["task"] != type(task).__name__ or facts["class_names"] != task.class_names:
+    facts, given = checkpoint["lit_vision"], task.class_names
+    known = facts["class_names"]
+    if facts["task"] != type(task).__name__:
+        raise UserError(f"model.start_from {path} is of a {facts['task']}, but the model is an {type(task).__name__}")
+    if fixed is task.network and known != given:
         raise UserError(
-            f"model.start_from {path} is of a {facts['task']} with the classes {facts['class_names']}: give one of an "
-            f"{type(task).__name__} with {task.class_names}"
+            f"model.start_from {path} knows the classes {shown_classes(known)}, but the data has "
+            f"{shown_classes(given)}, and with train: border the pixels are not trained: set train: both or pixels"
         )
-    taken = [name for name in NETWORKS if _take(getattr(task, name), name, checkpoint["state_dict"])]
+    state = checkpoint["state_dict"]
+    redrawn = {name: _take(getattr(task, name), name, state, len(known) != len(given)) for name in NETWORKS}
+    taken = [name for name in NETWORKS if redrawn[name] is not None]
     needed = [name for name in NETWORKS if getattr(task, name) is fixed]
     if not taken or (needed == ["network"] and "network" not in taken):
         raise UserError(f"model.start_from {path} has other networks: give the decoder, encoder and _args of its run")
     _check_pixels(task, path, taken, checkpoint["hyper_parameters"])
-    rank_zero_info(f"weights of {' and '.join(taken)} from {path}")
+    others = of_other_classes(redrawn["network"] or (), known, given) if "network" in taken else ""
+    rank_zero_info(f"weights of {' and '.join(taken)} from {path}" + (f"; of network {others}" if others else ""))
     licence: str | None = facts.get("licence")
     return licence
 
 
-def _take(network: nn.Module, name: str, state: dict[str, Tensor]) -> bool:
-    """Loads what belongs to a network, all of it or nothing."""
+def _take(network: nn.Module, name: str, state: dict[str, Tensor], other_classes: bool) -> list[str] | None:
+    """Loads what belongs to a network and gives the names of what is of other classes; None where it does not fit."""
     own = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-    expected = network.state_dict()
-    if own.keys() != expected.keys() or any(own[key].shape != value.shape for key, value in expected.items()):
-        return False
-    network.load_state_dict(own)
-    return True
+    unknown, redrawn = compared(network.state_dict(), own, other_classes)
+    if unknown:
+        return None
+    load_but(network, own, redrawn)
+    return redrawn
 
 
 def _check_pixels(task: Any, path: str, taken: list[str], earlier: dict[str, Any]) -> None:

@@ -50,16 +50,7 @@ def take_network(
     redrawn = _load(task.network, checkpoint["state_dict"], facts["class_names"], task.class_names, path)
     task.preprocess = Preprocess(earlier["mean"] if mean is None else mean, earlier["std"] if std is None else std)
     task.licence = facts.get("licence")
-    if redrawn:
-        known, given = (shown_classes(names) for names in (facts["class_names"], task.class_names))
-        rest = f"all but {len(redrawn)} tensors of the last layer, which are drawn anew for {given} instead of {known}"
-        rank_zero_info(f"weights of {path}: {rest}")
-    elif facts["class_names"] != task.class_names:
-        pairs = zip(facts["class_names"], task.class_names, strict=True)
-        renamed = ", ".join(f"{a} / {b}" for a, b in pairs if a != b)
-        rank_zero_info(f"weights of {path}: all, the last layer too, whose classes have other names here: {renamed}")
-    else:
-        rank_zero_info(f"weights of {path}: all")
+    rank_zero_info(f"weights of {path}: {of_other_classes(redrawn, facts['class_names'], task.class_names) or 'all'}")
     return not redrawn
 
 
@@ -68,15 +59,43 @@ def _load(
 ) -> list[str]:
     """Loads what fits; gives the names of the tensors that are of other classes."""
     theirs = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
-    own = network.state_dict()
-    misshapen = [name for name in own.keys() & theirs.keys() if own[name].shape != theirs[name].shape]
-    # The classes are outputs: all that reads features is of the same shape.
-    outputs = all(own[name].shape[1:] == theirs[name].shape[1:] for name in misshapen) and len(known) != len(given)
-    unknown = sorted(own.keys() ^ theirs.keys()) or ([] if outputs else sorted(misshapen))
+    unknown, misshapen = compared(network.state_dict(), theirs, len(known) != len(given))
     if unknown:
         raise UserError(
             f"model.start_from {path} has another network, first in {PREFIX}{unknown[0]}: give the model's settings of "
             "its run, which stand in the config.yaml of its folder"
         )
-    network.load_state_dict({**own, **{name: value for name, value in theirs.items() if name not in misshapen}})
+    load_but(network, theirs, misshapen)
     return misshapen
+
+
+def compared(
+    own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], other_classes: bool
+) -> tuple[list[str], list[str]]:
+    """Names of the tensors that make two networks different ones, and of those that are of other classes alone.
+
+    Args:
+        own: weights of a network.
+        theirs: likewise, of another.
+        other_classes: whether the number of classes differs.
+    """
+    misshapen = sorted(name for name in own.keys() & theirs.keys() if own[name].shape != theirs[name].shape)
+    # The classes are outputs: all that reads features is of the same shape.
+    outputs = other_classes and all(own[name].shape[1:] == theirs[name].shape[1:] for name in misshapen)
+    unknown = sorted(own.keys() ^ theirs.keys()) or ([] if outputs else misshapen)
+    return unknown, misshapen
+
+
+def load_but(network: nn.Module, weights: Mapping[str, Tensor], left_out: Sequence[str]) -> None:
+    """Loads all weights but those of these names, which stay as they were drawn."""
+    kept = {name: value for name, value in weights.items() if name not in left_out}
+    network.load_state_dict({**network.state_dict(), **kept})
+
+
+def of_other_classes(redrawn: Sequence[str], known: Sequence[str], given: Sequence[str]) -> str:
+    """What becomes of the last layer where classes are not those of the earlier run; empty where they are."""
+    if redrawn:
+        before, now = shown_classes(known), shown_classes(given)
+        return f"all but {len(redrawn)} tensors of the last layer, which are drawn anew for {now} instead of {before}"
+    renamed = ", ".join(f"{a} / {b}" for a, b in zip(known, given, strict=False) if a != b)
+    return f"all, the last layer too, whose classes have other names here: {renamed}" if renamed else ""

@@ -3,6 +3,7 @@
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
@@ -31,6 +32,7 @@ class TwoMaskTask(VisionTask):
     loss: SegmentationLoss
     border_loss: SegmentationLoss
     trained: Train = "both"
+    asked: Train = "both"  # what `trained` is in a fit; a checkpoint of pixels alone changes it in a test
     start_from: str | None = None
     shared_encoder: bool = False
     border_lr_factor: float = 1.0
@@ -46,6 +48,7 @@ class TwoMaskTask(VisionTask):
         std: list[float] | None,
     ) -> None:
         """Makes both networks, and holds the one that does not train."""
+        self.asked = self.trained
         self.network = create_segmenter(classes=self.num_classes + 1, pretrained=pretrained, weights=weights, **first)
         alike = second["encoder"] == first["encoder"]
         if self.shared_encoder:
@@ -85,9 +88,26 @@ class TwoMaskTask(VisionTask):
     def setup(self, stage: str) -> None:
         """As all tasks; a border network alone needs pixels that were trained before."""
         if stage == "fit":
+            self._use(self.asked)
             check_start(self.trained, self.start_from, self.trainer.ckpt_path)
             self.train(self.training)  # Lightning leaves each module in the mode that it is in
         super().setup(stage)
+
+    def _use(self, trained: Train) -> None:
+        self.trained = trained
+        self.hparams["train"] = trained  # of a checkpoint that is saved from now on
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As all tasks; outside of a fit a network for borders that was never trained is not used."""
+        super().on_load_checkpoint(checkpoint)
+        fitting = self._trainer is not None and self._trainer.state.fn == "fit"
+        bare = not fitting and checkpoint["hyper_parameters"].get("train") == "pixels"
+        self._use("pixels" if bare else self.asked)
+        if self.trained != self.asked:
+            rank_zero_info(
+                f"model.train is {self.asked}, but the checkpoint is of a run with train: pixels: it is used as one, "
+                "and objects are found without borders"
+            )
 
     def train(self, mode: bool = True) -> "TwoMaskTask":
         """As usual, but a network that does not train stays in evaluation mode."""

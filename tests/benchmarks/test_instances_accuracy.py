@@ -1,14 +1,16 @@
 """What the benchmark of two networks pays for, and that nothing is tuned on what it is measured on."""
 
 import time
+from argparse import Namespace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from instances_accuracy import StopWatch
+from instances_accuracy import StopWatch, settings_of
 from instances_ways import SURE, Picture, components, distance_watershed, reported, separated, surest_of, ways_of
 from quiet import quiet_trainer
 from torch import nn
@@ -51,6 +53,13 @@ def test_seconds_hold_the_reading_of_pictures_too() -> None:
     quiet_trainer(max_steps=4, callbacks=[watch]).fit(Line(), DataLoader(Slow()))
     assert len(watch.steps) == 4
     assert sum(watch.steps) >= 4 * BUSY
+
+
+def test_rows_of_other_data_are_not_taken_for_those_of_the_usual(tmp_path: Path) -> None:
+    options = Namespace(data=Path("/data/inst_dsb2018"), seconds=600.0, seeds=[0], output=tmp_path)
+    assert settings_of(options) == {"seconds": "600.0"}
+    options.data = Path("/data/grains")
+    assert settings_of(options) == {"data": "grains", "seconds": "600.0"}
 
 
 def pair(gap: bool, level: int) -> Picture:

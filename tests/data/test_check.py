@@ -11,6 +11,7 @@ from lit_vision.data import FILES_CHECKED
 from lit_vision.data.check import Task, check
 from lit_vision.data.formats import read
 from lit_vision.data.index import Index
+from lit_vision.data.rasterise import class_mask
 from lit_vision.errors import DataError
 
 
@@ -125,6 +126,26 @@ def test_classes_the_training_split_never_shows(tmp_path: Path) -> None:
 def test_mask_classes_never_shown(tmp_path: Path) -> None:
     picture(masks(tmp_path) / "masks/train/1.png", 0)
     assert "the training split never shows b" in problems(read(tmp_path), "segmentation")[0]
+
+
+def test_masks_of_0_and_255_are_told_what_255_means(tmp_path: Path) -> None:
+    root = masks(tmp_path)
+    for part in ("train", "val"):
+        picture(root / "masks" / part / "1.png", np.where(np.arange(10) < 3, 255, 0))
+    found = problems(read(tmp_path), "segmentation")
+    assert found == [
+        f"{tmp_path}: the training split never shows b: add examples, draw the splits anew, or set the option classes "
+        "to the others. 30 % of its pixels are 255 = not known; where 255 is a class, set options: {colors: [[0, 0, "
+        "0], [255, 255, 255]]}."
+    ]
+    found = problems(read(tmp_path, classes=["a", "b", "c"]), "segmentation")
+    assert found[0].endswith("give the option colors a grey for each class, [255, 255, 255] for that one.")
+    found = problems(read(tmp_path, colors=[[0, 0, 0], [255, 0, 0]]), "segmentation")
+    assert found[0].endswith("since colors count in no others, or where all are grey in grey ones.")
+    index = check(read(tmp_path, colors=[[0, 0, 0], [255, 255, 255]]), "segmentation")
+    assert np.bincount(class_mask(index, 0, (8, 10)).ravel()).tolist() == [56, 24]
+    picture(tmp_path / "masks/train/1.png", 0)
+    assert problems(read(tmp_path), "segmentation")[0].endswith("or set the option classes to the others.")
 
 
 def test_empty_split_and_duplicates(tmp_path: Path) -> None:
@@ -248,8 +269,8 @@ def test_masks_that_were_given_as_label_maps_are_noted(tmp_path: Path) -> None:
         picture(tmp_path / "images" / part / f"{k}.png")
         picture(tmp_path / "labels" / part / f"{k}.png", parts)
     found = check(read(tmp_path, "labelmaps", classes=["cell"]), "instances")
-    assert [note for note in found.notes if note.startswith(f"3 of 3 label maps of {tmp_path} have one object alone")]
+    assert [note for note in found.notes if note.startswith(f"3 of 3 label maps of {tmp_path} have few objects, each")]
     for k, part in enumerate(("train", "train")):
         picture(tmp_path / "labels" / part / f"{k}.png", np.where(np.arange(10) < 5, parts, parts // 2))
     found = check(read(tmp_path, "labelmaps", classes=["cell"]), "instances")
-    assert not any("one object alone" in note for note in found.notes)
+    assert not any("few objects" in note for note in found.notes)

@@ -136,8 +136,48 @@ def test_an_object_in_several_parts_is_one_without_a_border_between_them(tmp_pat
     assert float(metric.compute()["split"]) == 0.5
 
 
+STARDIST, CELLPOSE = ("images/{}.tif", "masks/{}.tif"), ("{:03}_img.png", "{:03}_masks.png")
+
+
+@pytest.mark.parametrize("names", [STARDIST, CELLPOSE])
+def test_the_folders_of_stardist_and_cellpose_are_taken_as_they_are(tmp_path: Path, names: tuple[str, str]) -> None:
+    labels = halves(20, 30, 15)
+    for split, count in (("train", 4), ("test", 1)):
+        for i in range(count):
+            for name, values in zip(names, (np.zeros((20, 30), np.uint8), labels.astype(np.uint16)), strict=True):
+                path = tmp_path / split / name.format(i)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), values)
+    data = InstanceDataModule(str(tmp_path), image_size=(20, 30), fit="stretch", num_workers=0, val_fraction=0.25)
+    assert data.index.format == "labelmaps"
+    assert data.class_names == ["object"]
+    assert [len(data.index.indices(split)) for split in ("train", "val", "test")] == [3, 1, 1]
+    sample: Any = data.dataset("test")[0]
+    np.testing.assert_array_equal(sample["instances"].numpy(), labels)
+
+
+def test_class_masks_that_are_taken_for_label_maps_are_noted(tmp_path: Path) -> None:
+    classes = np.zeros((20, 30), np.uint8)
+    classes[2:6, 2:6] = classes[10:14, 2:6] = 1
+    classes[2:6, 20:26] = classes[10:14, 20:26] = 2
+    for folder, values in (("images", np.zeros((20, 30), np.uint8)), ("masks", classes)):
+        for split in ("train", "val"):
+            (tmp_path / folder / split).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / folder / split / "a.png"), values)
+    notes = InstanceDataModule(str(tmp_path), num_workers=0).index.notes
+    assert notes[0] == f"Recognised {tmp_path} as labelmaps: images with label maps in masks/train/."
+    assert notes[1].startswith(f"2 of 2 label maps of {tmp_path} have few objects, each in several parts: are they")
+    (tmp_path / "classes.json").write_text('{"classes": ["background", "cell", "dirt"]}')
+    with pytest.raises(UserError, match="read as masks, does not hold what instances needs"):
+        len(InstanceDataModule(str(tmp_path), num_workers=0).index)
+
+
 def test_settings_out_of_range_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data.border_radius is 0: give auto, or at least 1"):
-        InstanceDataModule(str(tmp_path), border_radius=0)
+    for radius in (0, 256, 1.5, "aut", True, None):
+        with pytest.raises(
+            UserError, match=rf"data.border_radius is {radius!r}: give auto, or whole pixels from 1 to 255; 2 or 3 are"
+        ):
+            InstanceDataModule(str(tmp_path), border_radius=radius)  # type: ignore[arg-type]  # wrong on purpose
+    assert [InstanceDataModule(str(tmp_path), border_radius=radius).border_radius for radius in (1, 255)] == [1, 255]
     with pytest.raises(UserError, match=r"data.gap_weight is -1 and gap_sigma 5"):
         InstanceDataModule(str(tmp_path), gap_weight=-1)

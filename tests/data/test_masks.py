@@ -70,6 +70,37 @@ def test_colours_become_rows(tmp_path: Path) -> None:
         read_mask(tmp_path / "m.png")
 
 
+def test_grey_colours_count_in_grey_pictures_and_not_in_palettes(tmp_path: Path) -> None:
+    black_and_white = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
+    rows = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
+    for name, image in (
+        ("grey.png", Image.fromarray(rows * 255)),
+        ("grey.tif", Image.fromarray(rows * 255)),
+        ("bits.png", Image.fromarray(rows > 0)),
+        ("bits.tif", Image.fromarray(rows > 0)),
+        ("rgb.png", Image.fromarray(black_and_white[rows])),
+        ("palette.png", Image.fromarray(rows, "P")),
+        ("palette.tif", Image.fromarray(rows, "P")),
+    ):
+        if image.mode == "P":
+            image.putpalette([9, 9, 9, 200, 0, 0])
+        image.save(tmp_path / name)
+        np.testing.assert_array_equal(read_mask(tmp_path / name, black_and_white), rows, name)
+    assert cv2.imwrite(str(tmp_path / "16.png"), rows.astype(np.uint16) * 255)
+    np.testing.assert_array_equal(read_mask(tmp_path / "16.png", black_and_white), rows)
+    write_png(tmp_path / "2.png", rows * 3, 2)
+    np.testing.assert_array_equal(read_mask(tmp_path / "2.png", black_and_white), rows)
+    # Beside colours a grey picture holds numbers, and numbers are no shades.
+    np.testing.assert_array_equal(
+        read_mask(tmp_path / "grey.png", np.array([[0, 0, 0], [255, 0, 0]], np.uint8)), rows * 255
+    )
+    Image.fromarray(rows).save(tmp_path / "numbers.png")
+    with pytest.raises(
+        UserError, match=r"3 pixels .* first \(1, 1, 1\) .*; add it to `colors`, or leave `colors` out where the values"
+    ):
+        read_mask(tmp_path / "numbers.png", black_and_white)
+
+
 def test_of_equal_colours_the_first_row_counts(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 2, 3), 9, np.uint8)).save(tmp_path / "m.png")
     assert (read_mask(tmp_path / "m.png", np.full((3, 3), 9, np.uint8)) == 0).all()

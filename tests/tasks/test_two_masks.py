@@ -145,8 +145,10 @@ def test_a_border_alone_needs_pixels(root: Path, tmp_path: Path) -> None:
     fit(first, root, steps=1).save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(UserError, match="has other networks"):
         InstanceSegmenter(NAMES, train="border", start_from=str(tmp_path / "a.ckpt"), encoder="resnet10t")
-    with pytest.raises(UserError, match=r"of a InstanceSegmenter with the classes \['red', 'blue'\]"):
-        InstanceSegmenter(["cell"], start_from=str(tmp_path / "a.ckpt"), **TINY)
+    with pytest.raises(
+        UserError, match=r"a.ckpt knows the classes \(red, blue\), but the data has \(cell\), and with train: border"
+    ):
+        InstanceSegmenter(["cell"], train="border", start_from=str(tmp_path / "a.ckpt"), **TINY)
     other = InstanceSegmenter(NAMES, train="border", start_from=str(tmp_path / "a.ckpt"), border_decoder="fpn", **TINY)
     assert unchanged(weights_of(first, "network"), weights_of(other, "network"))
 

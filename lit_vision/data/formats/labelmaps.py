@@ -1,4 +1,4 @@
-"""Images with a label map each (an object number per pixel), or with one mask file per object."""
+"""Images with a label map each (an object number per pixel), beside them or not, or with one mask file per object."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +14,24 @@ from lit_vision.data.formats.files import (
     subfolders,
 )
 from lit_vision.data.formats.masks import labels_are_classes, read_classes_file
-from lit_vision.data.formats.pairs import IMAGE_FOLDERS, Folders, find_folders, pair_files
+from lit_vision.data.formats.pairs import (
+    IMAGE_FOLDERS,
+    Folders,
+    find_folders,
+    has_pairs_inside,
+    pair_files,
+    pairs_inside,
+)
 from lit_vision.data.index import FILE, Index
 from lit_vision.errors import UserError
 
-LAYOUT = "images/[<split>/]*.png with labels/[<split>/]*.png, or <name>/images/*.png with <name>/masks/*.png"
+LAYOUT = (
+    "images/[<split>/]*.png with labels/[<split>/]*.png, <name>/images/*.png with <name>/masks/*.png, or "
+    "[<split>/]<name>.png with <name>_masks.png"
+)
 LABEL_FOLDERS = ("labels", "instances", "label_maps", "labelmaps")
+MASKS = "masks"  # a folder of label maps in StarDist's layout, of class masks in others
+BESIDE = "_masks"  # after an image's name, of a label map in the same folder
 DEFAULT_CLASS = "object"
 
 
@@ -28,8 +40,17 @@ def found(root: Path) -> str | None:
     folders = find_folders(root, IMAGE_FOLDERS, LABEL_FOLDERS)
     if folders and not ("labels" in folders[0].masks.parts[-2:] and labels_are_classes(root)):
         return f"images with label maps in {relative(folders[0].masks, root)}/"
-    samples = next((path for _, base in _bases(root) for path in subfolders(base) if _is_sample(path)), None)
-    return f"one mask file per object, such as in {relative(samples, root)}/masks/" if samples else None
+    if sample := _a_sample(root):
+        return f"one mask file per object, such as in {relative(sample, root)}/masks/"
+    if part := next((path for _, path in _flat(root) if has_pairs_inside(path, BESIDE)), None):
+        return f"label maps named as their images in {relative(part, root)}/, with {BESIDE} after it"
+    return None
+
+
+def found_in_masks(root: Path) -> str | None:
+    """The same of a folder `masks` with a file per image, which holds objects where a task is of objects."""
+    folders = [] if labels_are_classes(root) or _a_sample(root) else find_folders(root, IMAGE_FOLDERS, [MASKS])
+    return f"images with label maps in {relative(folders[0].masks, root)}/" if folders else None
 
 
 def read(
@@ -44,13 +65,14 @@ def read(
     """Reads images and their objects' masks.
 
     Args:
-        root: folder of images/ and labels/ (or of one folder per image, each with images/ and masks/).
+        root: folder of images/ and labels/, or of one folder per image, each with images/ and masks/, or of images
+            with their label maps beside them.
         classes: class names; "object" alone where neither this nor classes.json says.
         images: name of the image folder; found among images, JPEGImages, ... where not given.
-        labels: name of the folder of label maps; found among labels, instances where not given.
+        labels: name of the folder of label maps; found among labels, instances, masks where not given.
         class_masks: folder of class masks (0 background, 1 + class) that give each object its class by vote;
             needed only where there are several classes.
-        mask_suffix: what a label map's stem has after its image's.
+        mask_suffix: what a label map's stem has after its image's; "_masks" where it lies beside its image.
 
     Returns:
         An index whose `masks` hold object numbers, or whose objects have a mask file each.
@@ -59,14 +81,37 @@ def read(
         UserError: the layout is another one, or several classes are named without class masks.
     """
     names = list(classes or read_classes_file(root).get("classes", []) or [DEFAULT_CLASS])
-    folders = find_folders(root, [images] if images else IMAGE_FOLDERS, [labels] if labels else LABEL_FOLDERS)
-    builder = IndexBuilder(root, "labelmaps", places=not folders)
-    if not folders:
+    image_names, sample = [images] if images else IMAGE_FOLDERS, _a_sample(root)
+    folders = find_folders(root, image_names, [labels] if labels else LABEL_FOLDERS)
+    if not (folders or labels or sample):
+        folders = find_folders(root, image_names, [MASKS])
+    builder = IndexBuilder(root, "labelmaps", places=not folders and sample is not None)
+    if builder.places:
         _add_samples(builder, root, names)
         return builder.build(names, boxes=False)
     for part in folders:
         _add_maps(builder, root, part, mask_suffix, class_masks if len(names) > 1 else None)
+    if not (folders or images or labels):
+        _add_neighbours(builder, root, mask_suffix or BESIDE, names)
+    if len(builder) == 0 and not builder.problems:
+        raise UserError(f"{root} has no label maps: the format labelmaps reads {LAYOUT}.")
     return builder.build(names, mask_kind="instances")
+
+
+def _flat(root: Path) -> list[tuple[int, Path]]:
+    """The folders of the splits, or root itself."""
+    return split_folders(root) or [(-1, root)]
+
+
+def _add_neighbours(builder: IndexBuilder, root: Path, suffix: str, names: Sequence[str]) -> None:
+    """The layout of Cellpose: label maps in the folder of their images."""
+    for split, folder in _flat(root):
+        if not has_pairs_inside(folder, suffix):
+            continue
+        if len(names) > 1:
+            raise UserError(f"{root} has label maps beside its images, which say no class: name one class of them.")
+        for image, mask in pairs_inside(folder, root, suffix, builder.problems, builder.notes):
+            builder.add_image(image, split, mask=mask)
 
 
 def _add_maps(builder: IndexBuilder, root: Path, part: Folders, suffix: str, class_masks: str | None) -> None:
@@ -97,8 +142,19 @@ def _bases(root: Path) -> list[tuple[int, Path]]:
     return [(split, path) for split, path in split_folders(root) if not _is_sample(path)] or [(-1, root)]
 
 
+def _a_sample(root: Path) -> Path | None:
+    """The first folder of one image and the mask files of its objects."""
+    return next((path for _, base in _bases(root) for path in subfolders(base) if _is_sample(path)), None)
+
+
 def _is_sample(folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "masks").is_dir()
+    """Whether a folder is of one image; one that is named as a split is may hold a label map per image instead."""
+    if not ((folder / "images").is_dir() and (folder / MASKS).is_dir()):
+        return False
+    if split_of(folder.name) < 0:
+        return True
+    images, masks = (list_files(folder / name)[0] for name in ("images", MASKS))
+    return len(images) == 1 and Path(images[0]).stem not in {Path(mask).stem for mask in masks}
 
 
 def _add_samples(builder: IndexBuilder, root: Path, names: Sequence[str]) -> None:
@@ -115,5 +171,3 @@ def _add_samples(builder: IndexBuilder, root: Path, names: Sequence[str]) -> Non
             builder.add_image(f"{where}/images/{images[0]}", split)
             for mask in list_files(sample / "masks", MASK_SUFFIXES)[0]:
                 builder.add_object(0, segment=f"{where}/masks/{mask}".encode(), kind=FILE)
-    if len(builder) == 0 and not builder.problems:
-        raise UserError(f"{root} has no label maps: the format labelmaps reads {LAYOUT}.")

@@ -12,6 +12,7 @@ from lit_vision.data.formats.build import IndexBuilder
 from lit_vision.data.formats.files import relative
 from lit_vision.data.formats.pairs import IMAGE_FOLDERS, Folders, find_folders, listed_splits, pair_files
 from lit_vision.data.index import Index
+from lit_vision.data.masks import all_grey
 from lit_vision.errors import UserError
 from lit_vision.types import IGNORE_INDEX, UInt8Array
 
@@ -58,8 +59,10 @@ def read(
     Args:
         root: folder of images/ and masks/; `classes.json` in it may hold classes, colors, ignore_index, ignore_colors.
         classes: K class names; the value k in a mask means classes[k].
-        colors: K colours (red, green, blue), where masks are RGB pictures.
-        ignore_index: the value in the masks that means "no class known"; 255 where not given.
+        colors: K colours (red, green, blue), where masks are RGB pictures; or where all are grey, as 0 and 255, grey
+            ones.
+        ignore_index: one more value in the masks, 0 to 255, that means "no class known", as 255 always does; with
+            `colors` the position of one.
         ignore_colors: colours that mean the same in RGB masks.
         images: name of the image folder; found among images, JPEGImages, ... where not given.
         masks: name of the mask folder; found among masks, SegmentationClass, labels, annotations where not given.
@@ -69,7 +72,7 @@ def read(
         An index whose `masks` hold classes.
 
     Raises:
-        UserError: the layout is another one, or there are no class names.
+        UserError: the layout is another one, there are no class names, or a colour or `ignore_index` is out of range.
     """
     folders = find_folders(root, [images] if images else IMAGE_FOLDERS, [masks] if masks else MASK_FOLDERS)
     if not folders:
@@ -78,14 +81,12 @@ def read(
     names = _names(root, classes or settings.get("classes", []))
     color_rows = colors if colors is not None else settings.get("colors")
     ignored = ignore_colors if ignore_colors is not None else settings.get("ignore_colors", [])
+    table = _color_table(color_rows, ignored, names)
+    unknown = ignore_index if ignore_index is not None else settings.get("ignore_index", IGNORE_INDEX)
+    _check_ignored(unknown, table, len(names))
     builder = IndexBuilder(root, "masks")
     _add_pairs(builder, root, folders, mask_suffix)
-    return builder.build(
-        names,
-        mask_kind="classes",
-        colors=_color_table(color_rows, ignored, names),
-        ignore_index=ignore_index if ignore_index is not None else settings.get("ignore_index", IGNORE_INDEX),
-    )
+    return builder.build(names, mask_kind="classes", colors=table, ignore_index=unknown)
 
 
 def _names(root: Path, names: Sequence[str]) -> list[str]:
@@ -127,6 +128,20 @@ def read_classes_file(root: Path) -> ClassesFile:
         return msgspec.json.decode(path.read_bytes().removeprefix(BOM_UTF8), type=ClassesFile)
     except msgspec.DecodeError as error:
         raise UserError(f'{path} is malformed ({error}): write it as {{"classes": ["sky", "road"]}}.') from None
+
+
+def _check_ignored(value: int, colors: UInt8Array | None, num_classes: int) -> None:
+    """Refuses a number that no pixel of a mask can have."""
+    if not 0 <= value <= IGNORE_INDEX:
+        raise UserError(
+            f"ignore_index is {value}, but the values of masks are 0 to 255: correct it, or leave it out where every "
+            "pixel has a class."
+        )
+    if colors is not None and all_grey(colors) and num_classes <= value < IGNORE_INDEX:
+        raise UserError(
+            f"ignore_index is {value}, but with colors it is the position of one, 0 to {num_classes - 1}: set "
+            f"ignore_colors: [[{value}, {value}, {value}]] instead."
+        )
 
 
 def _color_table(

@@ -16,6 +16,8 @@ from lit_vision.data.formats.files import (
 )
 
 IMAGE_FOLDERS = ("images", "JPEGImages", "image", "imgs", "img")
+IMAGE_SUFFIX = "_img"  # which a mask beside its image need not repeat
+BY_PRODUCTS = ("_masks", "_cp_masks", "_cp_output", "_flows")  # of Cellpose, beside the images
 
 
 class Folders(NamedTuple):
@@ -71,6 +73,55 @@ def pair_files(folders: Folders, root: Path, suffix: str, problems: list[str]) -
         f"{mask_prefix}/{mask} has no image of its name in {image_prefix}: add it or remove the mask."
         for mask in masks.values()
     ]
+
+
+def has_pairs_inside(folder: Path, suffix: str) -> bool:
+    """Whether an image and its mask, which has `suffix` after its name, lie directly in a folder."""
+    if not folder.is_dir():
+        return False
+    stems = {Path(path.name).stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+    bare = (stem.removesuffix(suffix) for stem in stems if stem.endswith(suffix))
+    return any(stem in stems or stem + IMAGE_SUFFIX in stems for stem in bare)
+
+
+def pairs_inside(
+    folder: Path, root: Path, suffix: str, problems: list[str], notes: list[str]
+) -> Iterator[tuple[str, str]]:
+    """Image and mask of one folder, relative to root, in natural order: `a.png` or `a_img.png`, and `a_masks.png`.
+
+    Args:
+        folder: where both lie, folders in it included.
+        root: of the data set.
+        suffix: what a mask's stem has after its image's, with or without the image's own `_img`.
+        problems: gets images without a mask and masks without an image.
+        notes: gets the number of Cellpose's other files, which are left out.
+    """
+    files = {str(PurePosixPath(file).with_suffix("")): file for file in list_files(folder, MASK_SUFFIXES)[0]}
+    others = tuple(end for end in BY_PRODUCTS if end != suffix)
+    masks = {stem.removesuffix(suffix): file for stem, file in files.items() if _is_mask(stem, suffix, others)}
+    prefix = "" if folder == root else f"{relative(folder, root)}/"
+    left_out = 0
+    for image in list_files(folder, IMAGE_SUFFIXES)[0]:
+        stem = str(PurePosixPath(image).with_suffix(""))
+        if _is_mask(stem, suffix, others):
+            continue
+        if stem.endswith(others):
+            left_out += 1
+            continue
+        own = next((name for name in (stem, stem.removesuffix(IMAGE_SUFFIX)) if name in masks), None)
+        if own is None:
+            mask = stem.removesuffix(IMAGE_SUFFIX) + suffix
+            problems.append(f"{prefix}{image} has no mask {prefix}{mask}.png: add it or remove the image.")
+        else:
+            yield f"{prefix}{image}", f"{prefix}{masks.pop(own)}"
+    problems += [f"{prefix}{mask} has no image of its name beside it: add it or remove it." for mask in masks.values()]
+    if left_out:
+        ends = " or ".join(others)
+        notes.append(f"{left_out} files of {relative(folder, root)} were left out, whose names end in {ends}.")
+
+
+def _is_mask(stem: str, suffix: str, others: tuple[str, ...]) -> bool:
+    return stem.endswith(suffix) and not stem.endswith(tuple(end for end in others if len(end) > len(suffix)))
 
 
 def listed_splits(folder: Path) -> dict[str, int]:

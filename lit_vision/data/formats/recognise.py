@@ -35,11 +35,13 @@ def recognise(root: Path) -> str:
     return _recognise(root)[0]
 
 
-def _recognise(root: Path) -> tuple[str, str]:
-    """Name of the format, and what of it was found."""
+def _recognise(root: Path, task: str | None = None) -> tuple[str, str]:
+    """Name of the format, and what of it was found, for a task."""
     if not root.exists():
         raise UserError(f"There is no folder {root}: correct root.")
     fitting = {name: words for name, module in FORMATS.items() if name != "folder" and (words := module.found(root))}
+    if task == "instances" and "labelmaps" not in fitting and (words := labelmaps.found_in_masks(root)):
+        fitting = {"labelmaps": words} | {name: fitting[name] for name in fitting if name != "masks"}
     # Any folder of folders of images looks like classes, so classes are thought of last.
     if not fitting and root.is_dir() and (words := folder.found(root)):
         fitting = {"folder": words}
@@ -54,12 +56,13 @@ def _recognise(root: Path) -> tuple[str, str]:
     return next(iter(fitting.items()))
 
 
-def read(root: Path | str, format: str = "auto", **options: Any) -> Index:
+def read(root: Path | str, format: str = "auto", *, task: str | None = None, **options: Any) -> Index:
     """Reads a data set's annotations.
 
     Args:
         root: folder of the data set, or its CSV, JSON or YAML file.
         format: one of FORMATS, or "auto" to recognise it (a note in the index then says what was found).
+        task: what it is for: a folder `masks` holds a class per pixel, but an object number for "instances".
         options: options of the format's reader, plain YAML values; see docs/data_formats.md.
 
     Returns:
@@ -71,7 +74,7 @@ def read(root: Path | str, format: str = "auto", **options: Any) -> Index:
     root = Path(root)
     notes: tuple[str, ...] = ()
     if format == "auto":
-        format, words = _recognise(root)
+        format, words = _recognise(root, task)
         notes = (f"Recognised {root} as {format}: {words}.",)
     if format not in FORMATS:
         raise UserError(f"There is no format {format!r}: {nearest(format, ('auto', *FORMATS))}")

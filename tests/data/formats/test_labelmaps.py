@@ -100,6 +100,66 @@ def test_two_images_in_a_sample(tmp_path: Path) -> None:
     assert labelmaps.read(tmp_path).problems == ("x/images holds 2 images: there must be exactly one.",)
 
 
+def test_a_folder_of_masks_in_stardists_layout(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b")[: 1 + (split == "train")]:
+            for folder in ("images", "masks"):
+                (tmp_path / split / folder).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / split / "images" / f"{name}.tif", np.zeros((2, 4), np.uint16))
+            tifffile.imwrite(tmp_path / split / "masks" / f"{name}.tif", MAP)
+    index = labelmaps.read(tmp_path)
+    assert index.files.texts() == ["train/images/a.tif", "train/images/b.tif", "test/images/a.tif"]
+    assert index.splits.tolist() == [0, 0, 2]
+    assert index.problems == ()
+    assert rasterise(index, 2, (2, 4))[0].tolist() == [[0, 2, 2, 0], [3, 3, 0, 1]]
+    assert labelmaps.found(tmp_path) is None  # they may hold classes, too
+    assert labelmaps.found_in_masks(tmp_path) == "images with label maps in train/masks/"
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"]}')
+    assert labelmaps.found_in_masks(tmp_path) is None
+
+
+def test_a_sample_may_be_named_as_a_split(tmp_path: Path) -> None:
+    for name in ("test_1", "test_2"):
+        picture(tmp_path / f"{name}/images/{name}.png", np.zeros((2, 4), np.uint8))
+        picture(tmp_path / f"{name}/masks/0.png", np.ones((2, 4), np.uint8))
+    assert labelmaps.read(tmp_path).files.texts() == ["test_1/images/test_1.png", "test_2/images/test_2.png"]
+    assert labelmaps.found_in_masks(tmp_path) is None
+
+
+@pytest.mark.parametrize(("image", "mask"), [("{}_img", "{}_masks"), ("{}", "{}_masks"), ("{}_img", "{}_img_masks")])
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_label_maps_beside_their_images_as_cellposes(tmp_path: Path, image: str, mask: str, kind: str) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for name in ("000", "001"):
+            picture(tmp_path / split / f"{image.format(name)}.png", np.zeros((2, 4), np.uint8))
+            file = tmp_path / split / f"{mask.format(name)}.{kind}"
+            picture(file, MAP) if kind == "png" else tifffile.imwrite(file, MAP)
+            for other in ("_flows.tif", "_cp_masks.png"):  # which Cellpose writes beside them
+                tifffile.imwrite(tmp_path / split / f"{image.format(name)}{other}", np.zeros((3, 2, 4), np.float32))
+            (tmp_path / split / f"{image.format(name)}_seg.npy").write_bytes(b"")
+    assert labelmaps.found(tmp_path) == "label maps named as their images in train/, with _masks after it"
+    index = labelmaps.read(tmp_path)
+    assert index.files.texts() == [f"{s}/{image.format(n)}.png" for s in ("train", "test") for n in ("000", "001")]
+    assert index.splits.tolist() == [0, 0, 2, 2]
+    assert index.problems == ()
+    assert rasterise(index, 3, (2, 4))[0].tolist() == [[0, 2, 2, 0], [3, 3, 0, 1]]
+    assert index.notes[0].startswith("4 files of train were left out, whose names end in _cp_masks or")
+    with pytest.raises(UserError, match="beside its images, which say no class: name one class"):
+        labelmaps.read(tmp_path, classes=["a", "b"])
+
+
+def test_what_lies_alone_in_a_folder_of_both_is_named(tmp_path: Path) -> None:
+    for name in ("1", "1_cp_masks", "2_img", "3_cp_masks"):
+        picture(tmp_path / f"{name}.png", np.zeros((2, 4), np.uint8))
+    index = labelmaps.read(tmp_path, mask_suffix="_cp_masks")
+    assert index.files.texts() == ["1.png"]
+    assert index.problems == (
+        "2_img.png has no mask 2_cp_masks.png: add it or remove the image.",
+        "3_cp_masks.png has no image of its name beside it: add it or remove it.",
+    )
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no label maps"):
         labelmaps.read(tmp_path)

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -67,6 +68,25 @@ def test_ignore_index_becomes_255(tmp_path: Path) -> None:
     assert class_mask(index, 0, (2, 3)).tolist() == [[0, 255, 2], [2, 255, 255]]
 
 
+def test_masks_of_0_and_255_with_grey_colors(tmp_path: Path) -> None:
+    shades = np.array([[0, 255, 128], [255, 255, 0]], np.uint8)
+    make(tmp_path, mask=Image.fromarray(shades))
+    options: dict[str, Any] = {"classes": ["background", "cell"], "colors": [(0, 0, 0), (255, 255, 255)]}
+    index = masks.read(tmp_path, **options, ignore_colors=[(128, 128, 128)])
+    assert class_mask(index, 0, (2, 3)).tolist() == [[0, 1, 255], [1, 1, 0]]
+    with pytest.raises(UserError, match=r"1 pixels have colours that are in no class, first \(128, 128, 128\)"):
+        class_mask(masks.read(tmp_path, **options), 0, (2, 3))
+    with pytest.raises(UserError, match=r"position of one, 0 to 1: set ignore_colors: \[\[128, 128, 128\]\] instead"):
+        masks.read(tmp_path, **options, ignore_index=128)
+
+
+def test_numbers_beyond_the_colors_are_not_ignored_in_silence(tmp_path: Path) -> None:
+    make(tmp_path, mask=Image.fromarray(np.array([[0, 1, 2], [7, 1, 255]], np.uint8)))
+    colors = [(10, 0, 0), (0, 10, 0)]
+    index = masks.read(tmp_path, classes=["a", "b"], colors=colors, ignore_colors=[(0, 0, 10)])
+    assert class_mask(index, 0, (2, 3)).tolist() == [[0, 1, 255], [7, 1, 255]]  # 7 is refused by those who see it
+
+
 def test_missing_partners_are_named(tmp_path: Path) -> None:
     make(tmp_path)
     cv2.imwrite(str(tmp_path / "images/b.png"), np.zeros((2, 3, 3), np.uint8))
@@ -105,6 +125,8 @@ def test_voc_lists_choose_and_split(tmp_path: Path) -> None:
         ({"classes": ["a", "b"], "colors": [(0, 0, 0), (0, 0, 0)]}, "stands for two classes"),
         ({"classes": ["a"], "colors": [(0, 0, 300)]}, "not three numbers from 0 to 255"),
         ({"classes": ["a"], "masks": "nowhere"}, "no image and mask folders"),
+        ({"classes": ["a"], "ignore_index": -1}, "ignore_index is -1, but the values of masks are 0 to 255"),
+        ({"classes": ["a"], "ignore_index": 300}, "ignore_index is 300, but the values of masks are 0 to 255"),
     ],
 )
 def test_bad_options(tmp_path: Path, options: dict[str, object], words: str) -> None:
