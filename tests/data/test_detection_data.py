@@ -165,6 +165,23 @@ def test_rect_with_a_longer_stride(shapes: Path) -> None:
     assert tuple(next(iter(data.val_dataloader()))["image"].shape[2:]) == (64, 128)
 
 
+def test_a_stride_without_anything_to_round_is_remarked_on(shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for settings in ({"rect": True}, {"multi_scale": 0.5}, {"fit": "native"}, {}):
+        assert caplog.messages == []
+        with caplog.at_level("INFO"):
+            module(shapes, stride=64, **settings)
+    assert caplog.messages == ["data.stride 64 has no effect: it is for multi_scale, rect and fit: native"]
+
+
+def test_close_mosaic_without_mosaic_is_remarked_on(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    said = "data.close_mosaic 5 has no effect: data.augmentation has no mosaic and no mixup"
+    for augmentation, close_mosaic in (("mosaic", 5), ("none", 0), ("none", 5)):
+        assert said not in caplog.messages
+        with caplog.at_level("INFO"):
+            module(root, augmentation=augmentation, close_mosaic=close_mosaic).train_dataloader()
+    assert said in caplog.messages
+
+
 def test_rect_needs_letterbox(shapes: Path) -> None:
     with pytest.raises(UserError, match=r"data\.rect leaves out .* letterbox, but data\.fit is stretch"):
         DetectionDataModule(str(shapes), "coco", image_size=128, rect=True, fit="stretch", num_workers=0)

@@ -103,13 +103,36 @@ def test_image_size_must_be_a_multiple_of_the_stride(root: Path) -> None:
         quiet_trainer(max_epochs=1).fit(task, data_module(root, image_size=100))
 
 
-@pytest.mark.parametrize("settings", [{"multi_scale": 0.5}, {"rect": True}])
+@pytest.mark.parametrize("settings", [{"multi_scale": 0.5}, {"rect": True}, {"fit": "native"}])
 def test_shapes_that_the_data_makes_must_be_multiples_of_the_stride(root: Path, settings: dict[str, Any]) -> None:
     task = YOLODetector(NAMES, architecture="yolov3-tiny", anchors="paper")
     with pytest.raises(UserError, match=r"data\.stride is 16, .* a multiple of 32: set data\.stride: 32"):
         quiet_trainer(max_epochs=1).fit(task, data_module(root, image_size=96, stride=16, **settings))
     trainer = quiet_trainer(max_epochs=0)
     trainer.fit(task, data_module(root, image_size=96, stride=16))  # which makes no such shapes
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "fits"),
+    [
+        (32, {"batch_size": 1}, False),
+        (64, {"batch_size": 1, "multi_scale": 0.5}, False),
+        (32, {"batch_size": 2}, True),
+        ([32, 64], {"batch_size": 1}, True),
+    ],
+)
+def test_one_value_per_channel_is_refused(root: Path, size: Any, settings: dict[str, Any], fits: bool) -> None:
+    task = YOLODetector(NAMES, backbone="lcnet_050", width=32, strides=[32], head="anchor_free")
+    trainer = quiet_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    if fits:
+        trainer.fit(task, data_module(root, image_size=size, **settings))
+        return
+    with pytest.raises(UserError) as refused:
+        trainer.fit(task, data_module(root, image_size=size, **settings))
+    assert str(refused.value) == (
+        "a training batch of one picture of 32 x 32 leaves batch normalisation one value per channel at stride 32: set "
+        "data.batch_size to 2 or more, or a larger data.image_size"
+    )
 
 
 def test_a_backbone_of_one_size_says_so_before_training(root: Path) -> None:
