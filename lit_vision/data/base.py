@@ -89,6 +89,8 @@ class VisionDataModule(pl.LightningDataModule):
         super().__init__()
         self.root, self.format, self.options = expand(root), format, options or {}
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise UserError(f"data.image_size is {image_size}; give a side in pixels from 1, or [height, width]")
         self.fit, self.in_channels, self.depth = fit, in_channels, depth
         self.batch_size, self.num_workers = batch_size, default_workers() if num_workers is None else num_workers
         if not isinstance(augmentation, Augmentation) and augmentation not in ("default", "none"):

@@ -46,7 +46,7 @@ class DetectionDataModule(VisionDataModule):
     """
 
     task: ClassVar[Any] = "detection"
-    listed = ("boxes", "labels", "crowd", "shown")
+    listed = ("boxes", "original_boxes", "labels", "crowd", "shown")
     mixes = True
 
     def __init__(

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lit_vision.data.transforms import restore_boxes
 from lit_vision.data.warp import FILL
 from lit_vision.errors import UserError
 from lit_vision.metrics.detection import MeanAveragePrecision
@@ -18,7 +17,7 @@ from lit_vision.networks.preprocess import interleave
 from lit_vision.ops.box_views import View, views
 from lit_vision.ops.grid import Decoded
 from lit_vision.tasks.base import VisionTask
-from lit_vision.tasks.detection_inference import Rule, detect, detect_in_tiles, see
+from lit_vision.tasks.detection_inference import Rule, detect, detect_in_tiles, see, true_boxes
 from lit_vision.tasks.tile_maps import originals, say_unused_views, tile_of
 from lit_vision.types import Batch, DetectionBatch, DetectionPrediction, UInt8Array
 
@@ -94,9 +93,7 @@ class BoxTask(VisionTask):
             self._log_time(started, predictions)
         else:
             candidates, predictions = self._candidates_and_predictions(batch, stage)
-        framed = zip(batch["boxes"], batch["frame"], batch["size"], strict=True)
-        boxes = [restore_boxes(own, frame, size) for own, frame, size in framed]
-        metrics.update(batch["index"], candidates, boxes, batch["labels"], batch["crowd"])
+        metrics.update(batch["index"], candidates, true_boxes(batch), batch["labels"], batch["crowd"])
         return predictions
 
     def _candidates_and_predictions(

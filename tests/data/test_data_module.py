@@ -62,3 +62,10 @@ def test_a_test_split_that_is_named_and_missing_is_missed_by_tests_alone(tmp_pat
         data.test_dataloader()
     drawn = DetectionDataModule(root, image_size=32, num_workers=0, test_fraction=0.4)
     assert len(drawn.test_dataloader().dataset) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, (32, -1), (64, 64, 64)])
+def test_a_size_that_no_picture_has_is_refused(tmp_path: Path, size: Any) -> None:
+    with pytest.raises(UserError) as refused:
+        ClassificationDataModule(str(tmp_path), image_size=size)
+    assert str(refused.value) == f"data.image_size is {size}; give a side in pixels from 1, or [height, width]"

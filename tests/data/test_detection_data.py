@@ -53,7 +53,17 @@ def test_evaluation_keeps_every_box_of_the_file(root: Path, fit: str) -> None:
             own = data.index.boxes[data.index.span(int(i))]  # type: ignore[index]
             np.testing.assert_allclose(restore_boxes(boxes, frame, size).numpy(), own, atol=1e-4)
             count += len(own)
+        for i, boxes in zip(batch["index"], batch["original_boxes"], strict=True):
+            assert boxes.tolist() == data.index.boxes[data.index.span(int(i))].tolist()  # type: ignore[index]
     assert count == sum(len(data.index.labels[data.index.span(int(i))]) for i in data.index.indices("val")) > 6
+
+
+def test_boxes_that_no_check_has_clipped_end_with_the_picture(root: Path) -> None:
+    data = module(root)
+    first = data.index.span(int(data.index.indices("val")[0])).start
+    data.index.boxes[first] = [-3.0, 5.0, 40.0, 99.0]  # type: ignore[index]
+    sample = data.dataset("val")[0]
+    assert sample["original_boxes"][0].tolist() == [0.0, 5.0, 40.0, 96.0]
 
 
 def test_augmentation_depends_on_the_epoch_alone(root: Path) -> None:

@@ -16,6 +16,7 @@ from lit_vision.errors import UserError
 from lit_vision.losses.yolo import YOLOLoss
 from lit_vision.tasks.checkpoints import load_task
 from lit_vision.tasks.detection import YOLODetector
+from lit_vision.tasks.detection_inference import true_boxes
 
 SMALL: dict[str, Any] = {"backbone": "lcnet_050", "strides": [8], "width": 32, "anchors": "auto"}
 
@@ -78,8 +79,17 @@ def test_evaluation_measures_against_the_boxes_of_the_file(root: Path, fit: str)
     task.source = data  # type: ignore[assignment]
     task._evaluate(next(iter(data.val_dataloader())), task.metrics["val"], "val")  # type: ignore[arg-type]
     values = task.metrics["val"].compute()  # type: ignore[operator]
-    assert values["map"].item() == pytest.approx(1.0)
+    assert values["map"].item() == 1.0
     assert len(torch.cat(task.metrics["val"].truth_labels)) == 6  # type: ignore[arg-type]
+    boxes = [file_objects(data, int(i))["boxes"] for i in data.index.indices("val")]
+    assert torch.equal(torch.cat(task.metrics["val"].truth_boxes), torch.cat(boxes))  # type: ignore[arg-type]
+
+
+def test_a_batch_without_the_boxes_of_the_file_is_measured_as_well_as_its_frames_allow(root: Path) -> None:
+    batch = next(iter(data_module(root, image_size=64).val_dataloader()))
+    own = batch.pop("original_boxes")
+    for restored, boxes in zip(true_boxes(batch), own, strict=True):
+        torch.testing.assert_close(restored, boxes, atol=1e-3, rtol=0)
 
 
 def test_anchors_are_clustered_from_training_boxes_in_network_pixels(root: Path) -> None:
