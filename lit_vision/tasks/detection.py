@@ -178,7 +178,7 @@ class YOLODetector(BoxTask):
 
     def _refuse_lone_values(self, coarsest: int) -> None:
         """Batch normalisation learns nothing from one value per channel: of one picture whose coarsest map is 1 x 1."""
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "training_sizes") or not any(
             isinstance(m, nn.BatchNorm2d) for m in self.network.modules()
         ):
