@@ -77,11 +77,16 @@ class InstanceBatch(Batch):
 
 
 class DetectionBatch(Batch):
-    """Images with boxes: B tensors (N, 4) float32 xyxy, B tensors (N,) int64, B tensors (N,) bool (crowd regions)."""
+    """Images with boxes: B tensors (N, 4) float32 xyxy, B tensors (N,) int64, B tensors (N,) bool (crowd regions).
+
+    original_boxes: B tensors (N, 4) float32, the same objects in pixels of the original image, as the file has them; of
+        evaluation alone.
+    """
 
     boxes: list[Tensor]
     labels: list[Tensor]
     crowd: list[Tensor]
+    original_boxes: NotRequired[list[Tensor]]
 
 
 class ClassificationPrediction(TypedDict):
@@ -126,6 +131,7 @@ class Sample(TypedDict):
     border: NotRequired[Tensor]
     border_weight: NotRequired[Tensor]
     boxes: NotRequired[Tensor]
+    original_boxes: NotRequired[Tensor]
     labels: NotRequired[Tensor]
     crowd: NotRequired[Tensor]
     shown: NotRequired[Tensor]  # (M,) int64: of a mosaic or a blend, positions of all its pictures in the index

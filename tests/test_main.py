@@ -258,6 +258,12 @@ def test_predict_on_pictures_needs_the_checkpoint_alone(files: Path, monkeypatch
     assert (calls[1][3]["tile"], calls[1][3]["nms_threshold"]) == (640, 0.6)  # type: ignore[index]
 
 
+def test_a_threshold_is_a_number_or_auto(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--ckpt_path", "a", "--images", "b", "--output", "c", "--threshold", "abc"]) == 2
+    said = "error: lit-vision predict: argument --threshold: 'abc' is neither a number nor auto\n"
+    assert capsys.readouterr().err == said
+
+
 def test_quickstart_writes_where_told(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Path] = []
     monkeypatch.setitem(sys.modules, "lit_vision.quickstart", SimpleNamespace(main=calls.append))

@@ -14,18 +14,23 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 class Resources(pl.Callback):
     """Writes `<run folder>/resources.json` when training ends, also when it is interrupted or fails.
 
-    It holds: seconds (of this fit, validation included), epochs, optimizer_steps, images_per_second (training steps
-    only), peak_memory_gib (this process plus its largest loader worker; the GPU's own in peak_gpu_memory_gib),
-    device, precision.
+    It holds: seconds and epochs (of this fit, validation included), optimizer_steps (of the run), images_per_second
+    (training steps only), peak_memory_gib (this process plus its largest loader worker; the GPU's own in
+    peak_gpu_memory_gib), device, precision.
     """
 
     def __init__(self) -> None:
         self._start = self._batch_start = self._training_seconds = 0.0
-        self._images = self._first_epoch = 0
+        self._images = 0
+        self._first_epoch: int | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
         self._start, self._training_seconds, self._images = time.monotonic(), 0.0, 0
+        self._first_epoch = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remembers the epoch that a checkpoint has brought; a run with nothing left to train does not come here."""
         self._first_epoch = trainer.current_epoch
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, i: int) -> None:
@@ -53,6 +58,9 @@ class Resources(pl.Callback):
     def _write(self, trainer: pl.Trainer) -> None:
         facts = self.facts(trainer)
         Path(trainer.default_root_dir, "resources.json").write_text(json.dumps(facts, indent=1) + "\n")
+        if self._first_epoch is None:
+            rank_zero_info(f"nothing was left to train: {trainer.current_epoch} epochs were done before")
+            return
         rank_zero_info(
             f"trained {facts['epochs']} epochs in {facts['seconds']:.0f} s, {facts['peak_memory_gib']:.2f} GiB"
         )
@@ -62,7 +70,7 @@ class Resources(pl.Callback):
         device = trainer.strategy.root_device
         facts: dict[str, str | int | float] = {
             "seconds": round(time.monotonic() - self._start, 3),
-            "epochs": trainer.current_epoch - self._first_epoch,
+            "epochs": 0 if self._first_epoch is None else trainer.current_epoch - self._first_epoch,
             "optimizer_steps": trainer.global_step,
             "images_per_second": round(self._images / max(self._training_seconds, 1e-9), 1),
             "peak_memory_gib": round(peak_memory_gib(), 3),

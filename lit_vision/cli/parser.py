@@ -132,7 +132,7 @@ def parameters(class_path: str) -> list[str]:
 
 def _wrong_type(message: str, key: str) -> str | None:
     wanted = re.findall(r"Expected an? (<class '(\w+)'>|typing\.Literal\[(.+?)\](?=\.|\s|$))", message)
-    nouns = dict.fromkeys(NOUNS[builtin] for _, builtin, _ in wanted if builtin in NOUNS)
+    nouns = dict.fromkeys([*(NOUNS[builtin] for _, builtin, _ in wanted if builtin in NOUNS), *_tuples(message)])
     choices = list(dict.fromkeys(re.findall(r"'([^']+)'", " ".join(values for _, _, values in wanted))))
     value = _given(message)
     if not (nouns or choices) or value is None:
@@ -142,6 +142,15 @@ def _wrong_type(message: str, key: str) -> str | None:
     words = [] if not choices else [f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]]
     expected = " or ".join([*nouns, *words])
     return f"{key} is {value}, but must be {expected}{nearest(value, choices)}"
+
+
+def _tuples(message: str) -> list[str]:
+    """What a user writes for a tuple, where the value was to be one."""
+    if not re.search(r"Expected a (tuple with|<class 'tuple'>)", message):
+        return []
+    named = re.findall(r"tuple\[([^\[\]]+)\]", message)
+    counts = [str(parts.count(",") + 1) for parts in named] or re.findall(r"a tuple with (\d+)", message)
+    return [f"a list of {count}" for count in counts]
 
 
 def _unknown_class(message: str, key: str) -> str | None:

@@ -1,6 +1,7 @@
 """fit, validate, test, predict and rehearse, as far as they can be answered without importing torch."""
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,7 +117,10 @@ def _predict_pictures(words: list[str]) -> int:
 
 
 def _threshold(word: str) -> float | str:
-    return word if word == "auto" else float(word)
+    try:
+        return word if word == "auto" else float(word)
+    except ValueError:
+        raise ArgumentTypeError(f"{word!r} is neither a number nor auto") from None
 
 
 def rehearse(words: list[str]) -> int:

@@ -89,6 +89,8 @@ class VisionDataModule(pl.LightningDataModule):
         super().__init__()
         self.root, self.format, self.options = expand(root), format, options or {}
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise UserError(f"data.image_size is {image_size}; give a side in pixels from 1, or [height, width]")
         self.fit, self.in_channels, self.depth = fit, in_channels, depth
         self.batch_size, self.num_workers = batch_size, default_workers() if num_workers is None else num_workers
         if not isinstance(augmentation, Augmentation) and augmentation not in ("default", "none"):
@@ -115,7 +117,9 @@ class VisionDataModule(pl.LightningDataModule):
     @cached_property
     def index(self) -> Index:
         """Annotations with splits, read and checked once, before the network is built."""
-        index = split(self.read(), **self.division, seed=self.seed)
+        found = self.read()
+        _say(found.notes)  # first, since they may explain what is refused next
+        index = split(found, **self.division, seed=self.seed)
         if self.task in ("segmentation", "instances"):
             refuse_more_than_bytes(index)
         # Other processes of the same run would repeat the very same check.
@@ -128,8 +132,7 @@ class VisionDataModule(pl.LightningDataModule):
                     progress=lambda done, _: bar.update(looking, completed=done),
                     missing_classes=self.missing_classes,
                 )
-        for note in index.notes:
-            rank_zero_info(note)
+        _say(index.notes[len(found.notes) :])
         return index
 
     def read(self) -> Index:
@@ -170,6 +173,8 @@ class VisionDataModule(pl.LightningDataModule):
         """The images of a split as the network sees them."""
         positions = self.index.indices(split)
         if split == "test" and len(positions) == 0:
+            if self.index.absent_test:
+                raise DataError([self.index.absent_test])
             rank_zero_info(f"{self.root} has no test split: testing on its validation split")
             positions = self.index.indices("val")
         if len(positions) == 0:
@@ -241,6 +246,11 @@ class VisionDataModule(pl.LightningDataModule):
             return 0
         loop = self.trainer.fit_loop.epoch_loop
         return loop.batch_progress.current.ready if loop.restarting else 0
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        rank_zero_info(note)
 
 
 def expand(root: str) -> Path:

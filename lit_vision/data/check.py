@@ -11,7 +11,7 @@ from lit_vision.data.check_files import Finding, look_at_files
 from lit_vision.data.formats.boxes import box_fault, clip_boxes, clip_note, faulty_boxes
 from lit_vision.data.index import NO_SEGMENT, Index
 from lit_vision.errors import DataError
-from lit_vision.types import SPLITS, BoolArray, Int32Array
+from lit_vision.types import SPLITS, BoolArray, Int32Array, Split
 
 Task = Literal["classification", "segmentation", "instances", "detection"]
 _NEEDS = {
@@ -53,6 +53,8 @@ def check(
     index = replace(index, notes=(*index.notes, *_torn_maps(index, findings)))
     problems += _wrong_labels(index)
     index = _clipped(index, problems)
+    problems += _bare_validation(index, task)
+    index = replace(index, notes=(*index.notes, *_bare_test(index, task)))
     if missing := _missing_classes(index, findings):
         if missing_classes == "refuse":
             problems.append(missing)
@@ -171,9 +173,38 @@ def _torn_maps(index: Index, findings: Finding) -> Iterator[str]:
         )
 
 
+def _bare_validation(index: Index, task: Task) -> Iterator[str]:
+    if bare := _without_objects(index, task, "val"):
+        yield (
+            f"{index.root}: none of the {bare} images of the val split shows an object, so that training could not be "
+            "judged: add their annotations, or draw the splits anew (folds or split_files)."
+        )
+
+
+def _bare_test(index: Index, task: Task) -> Iterator[str]:
+    if bare := _without_objects(index, task, "test"):
+        yield f"None of the {bare} images of the test split shows an object: a test has no mean average precision."
+
+
+def _without_objects(index: Index, task: Task, split: Split) -> int:
+    """The number of images of a detection's split, if none of them shows an object other than crowds; else 0."""
+    if task != "detection" or _explained(index):
+        return 0
+    own = index.splits == SPLITS.index(split)
+    objects = np.repeat(own, np.diff(index.offsets))
+    if index.crowd is not None:
+        objects &= ~index.crowd
+    return 0 if objects.any() else int(own.sum())
+
+
+def _explained(index: Index) -> bool:
+    """Whether there is no object at all, and the reader has said why."""
+    return bool(index.problems) and not len(index.labels)
+
+
 def _missing_classes(index: Index, findings: Finding) -> str | None:
     """The sentence on classes that the training split never shows; None if it shows all."""
-    if not (index.splits == 0).any():
+    if not (index.splits == 0).any() or _explained(index):
         return None
     shown: BoolArray = findings.shown.copy()
     trained = np.repeat(index.splits == 0, np.diff(index.offsets))

@@ -33,7 +33,7 @@ class DetectionDataModule(VisionDataModule):
         multi_scale: each training batch draws its size between [smallest, largest] factor on `image_size`, or between
             1 - s and 1 + s; null = always `image_size`.
         rect: validation and test pad each batch only as far as its pictures need, like shapes together.
-        stride: sizes of `multi_scale` and `rect` are multiples of it: the coarsest stride of the network.
+        stride: sizes of `multi_scale`, `rect` and `fit: native` are multiples of it: the network's coarsest stride.
         close_mosaic: number of last epochs, or share of the run below 1, without mosaic and mixup; null = 10, but a
             fifth of a short run; 0 = none.
         repeat_threshold: pictures of classes that less than this share of the pictures shows come several times in an
@@ -46,7 +46,7 @@ class DetectionDataModule(VisionDataModule):
     """
 
     task: ClassVar[Any] = "detection"
-    listed = ("boxes", "labels", "crowd", "shown")
+    listed = ("boxes", "original_boxes", "labels", "crowd", "shown")
     mixes = True
 
     def __init__(
@@ -76,6 +76,8 @@ class DetectionDataModule(VisionDataModule):
             raise UserError(f"data.rect leaves out the padding of fit: letterbox, but data.fit is {self.fit}")
         if stride < 1:
             raise UserError(f"data.stride is {stride}; give the network's coarsest stride, 32 for most")
+        if stride != NATIVE_MULTIPLE and multi_scale is None and not rect and self.fit != "native":
+            rank_zero_info(f"data.stride {stride} has no effect: it is for multi_scale, rect and fit: native")
         self.padded_multiple, self.rect = stride, rect
         self.training_sizes = [] if multi_scale is None else training_sizes(self.image_size, multi_scale, stride)
         self.close_mosaic, self.repeat_threshold, self.cache_gib = close_mosaic, repeat_threshold, cache_gib
@@ -117,6 +119,10 @@ class DetectionDataModule(VisionDataModule):
         augmentation = self._augmentation()
         if augmentation is not None and augmentation.mixes:
             loader.dataset.closing_epoch = self._closing_epoch(len(loader))  # type: ignore[attr-defined]  # TrainingDataset
+        elif self.close_mosaic:
+            rank_zero_info(
+                f"data.close_mosaic {self.close_mosaic:g} has no effect: data.augmentation has no mosaic and no mixup"
+            )
         return loader
 
     def _closing_epoch(self, batches: int) -> int | None:

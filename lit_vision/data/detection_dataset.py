@@ -10,13 +10,15 @@ from lit_vision.types import BoolArray, FloatArray, Int64Array, Sample, UInt8Arr
 class DetectionDataset(VisionDataset):
     """Images of one split with their boxes, as evaluation shows them; `TrainingDataset` is for training.
 
-    Every object is kept, and its box is not clipped, whatever part of it the network is shown: brought back to the
-    original's pixels it is the box of the file, against which detections are measured.
+    Every object is kept, and its box is not clipped, whatever part of it the network is shown. Detections are measured
+    against `original_boxes`: brought to the network's pixels and back, a side of 32 is no longer exactly 32.
     """
 
     def labelled(self, i: int, image: UInt8Array, rng: np.random.Generator | None) -> Sample:
         """The transformed image i with boxes, labels and crowd."""
         boxes, labels, crowd = objects_of(self, i)
+        height, width = image.shape[:2]
+        inside = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))  # where no check has clipped them
         warped = self.transform(image)
         return {
             "image": warped.image,
@@ -24,6 +26,7 @@ class DetectionDataset(VisionDataset):
             "frame": torch.as_tensor(warped.frame),
             "size": torch.tensor(image.shape[:2]),
             "boxes": torch.from_numpy(place_boxes(boxes, warped.frame)),
+            "original_boxes": torch.from_numpy(inside),
             "labels": torch.from_numpy(labels),
             "crowd": torch.from_numpy(crowd),
         }

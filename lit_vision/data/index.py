@@ -75,6 +75,7 @@ class Index:
         multi_label: whether images can have several labels, or none (classification).
         notes: what the reader mended or skipped, a sentence each, to be shown to the user.
         problems: records the reader had to leave out, a sentence each; `data.check.check` raises them with its own.
+        absent_test: a sentence where the data set names a test split that is not there; only a test is refused for it.
     """
 
     root: Path
@@ -98,6 +99,7 @@ class Index:
     notes: tuple[str, ...] = field(default=())
     ignore_index: int = IGNORE_INDEX
     problems: tuple[str, ...] = ()
+    absent_test: str = ""
 
     def __len__(self) -> int:
         return len(self.files)

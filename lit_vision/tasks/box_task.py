@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_vision.data.dataset import NATIVE_MULTIPLE
-from lit_vision.data.transforms import restore_boxes
+from lit_vision.data.warp import FILL
 from lit_vision.errors import UserError
 from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.networks.fusion import InferenceCopy
@@ -17,9 +18,9 @@ from lit_vision.networks.preprocess import interleave
 from lit_vision.ops.box_views import View, views
 from lit_vision.ops.grid import Decoded
 from lit_vision.tasks.base import VisionTask
-from lit_vision.tasks.detection_inference import Rule, detect, detect_in_tiles, see
+from lit_vision.tasks.detection_inference import Rule, detect, detect_in_tiles, see, true_boxes
 from lit_vision.tasks.own_frames import Group, own_frames, part_of
-from lit_vision.tasks.tile_maps import originals, tile_of
+from lit_vision.tasks.tile_maps import originals, say_unused_views, tile_of
 from lit_vision.types import Batch, DetectionBatch, DetectionPrediction, UInt8Array
 
 USUAL_SCORE = 0.5  # of the pictures, where thresholds are to come from the validation and there has been none
@@ -61,7 +62,8 @@ class BoxTask(VisionTask):
         if max_detections < 1:
             raise UserError(f"model.max_detections is {max_detections}; give a whole number from 1")
         looks: dict[str, Any] = {"tta_scales": list(tta_scales or [1.0]), "tta_flips": list(tta_flips or [])}
-        self.views = views(*looks.values())
+        self.looks = (looks["tta_scales"], looks["tta_flips"])
+        self.views = views(*self.looks)
         self.class_thresholds: list[float] | None = None
         self._inference = InferenceCopy()
         metrics = {stage: MeanAveragePrecision(self.class_names, max_detections) for stage in ("val", "test")}
@@ -73,6 +75,10 @@ class BoxTask(VisionTask):
         raise NotImplementedError
 
     # --- evaluation ---------------------------------------------------------------------------------------------
+    def on_validation_start(self) -> None:
+        """Says what `validate` leaves out."""
+        say_unused_views(self, *self.looks, tile=self.tile)
+
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """As every task; the copy for inference is made before the clock of the first pictures runs."""
         if batch_idx == 0 and isinstance(batch["image"], Tensor):
@@ -93,9 +99,7 @@ class BoxTask(VisionTask):
             self._log_time(started, predictions)
         else:
             candidates, predictions = self._candidates_and_predictions(batch, stage)
-        framed = zip(batch["boxes"], batch["frame"], batch["size"], strict=True)
-        boxes = [restore_boxes(own, frame, size) for own, frame, size in framed]
-        metrics.update(batch["index"], candidates, boxes, batch["labels"], batch["crowd"])
+        metrics.update(batch["index"], candidates, true_boxes(batch), batch["labels"], batch["crowd"])
         return predictions
 
     def _candidates_and_predictions(
@@ -146,6 +150,9 @@ class BoxTask(VisionTask):
         return detect_in_tiles(image, tile_of(self), self.tile_overlap, self.data, self._find, rules, self.device)
 
     def _find(self, images: Tensor, threshold: float) -> list[Decoded]:
+        down, right = (-side % self.network.coarsest for side in images.shape[-2:])
+        if down or right:  # pictures at their own scale come padded for strides up to 32, and some networks have more
+            images = F.pad(images, (0, right, 0, down), value=FILL)
         return see(self.network, self._infer, images, self.views, threshold)
 
     def _infer(self, images: Tensor) -> list[Tensor]:

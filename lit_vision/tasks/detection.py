@@ -156,22 +156,40 @@ class YOLODetector(BoxTask):
             height, width = self.data["image_size"]
             raise UserError(f"data.image_size {height} x {width} must be a multiple of {coarsest} for this network")
         self._check_shapes(coarsest)
+        if stage == "fit":
+            self._refuse_lone_values(coarsest)
         if stage == "fit" and self.anchors == "auto":
             self._cluster_anchors()
 
     def _check_shapes(self, coarsest: int) -> None:
         """Whether the network takes what the data gives; what `stride` rounds to, and any size at all."""
         data, backbone = getattr(self.trainer, "datamodule", None), self.hparams.get("backbone")
-        shaped = getattr(data, "rect", False) or getattr(data, "training_sizes", [])
+        native = self.data.get("fit") == "native"
+        shaped = native or getattr(data, "rect", False) or getattr(data, "training_sizes", [])
         stride = getattr(data, "padded_multiple", coarsest)
         if shaped and stride % coarsest:
             raise UserError(
-                f"data.stride is {stride}, but with multi_scale or rect this network needs a multiple of {coarsest}: "
-                f"set data.stride: {coarsest}"
+                f"data.stride is {stride}, but with multi_scale, rect or fit: native this network needs a multiple of "
+                f"{coarsest}: set data.stride: {coarsest}"
             )
         if backbone is not None and "image_size" in self.data and self.device_mesh is None and not self.compiled:
             height, width = self.data["image_size"]
             refuse_unfit(self.network, backbone, self.data["in_channels"], (height, width))
+
+    def _refuse_lone_values(self, coarsest: int) -> None:
+        """Batch normalisation learns nothing from one value per channel: of one picture whose coarsest map is 1 x 1."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "training_sizes") or not any(
+            isinstance(m, nn.BatchNorm2d) for m in self.network.modules()
+        ):
+            return
+        height, width = (data.training_sizes or [data.image_size])[0]  # the smallest
+        batch = min(data.batch_size, -(-len(data.index.indices("train")) // self.trainer.world_size))
+        if batch == 1 and max(height, width) <= coarsest:
+            raise UserError(
+                f"a training batch of one picture of {height} x {width} leaves batch normalisation one value per "
+                f"channel at stride {coarsest}: set data.batch_size to 2 or more, or a larger data.image_size"
+            )
 
     def _cluster_anchors(self) -> None:
         sizes_of = getattr(getattr(self.trainer, "datamodule", None), "training_box_sizes", None)

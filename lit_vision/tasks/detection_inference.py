@@ -14,7 +14,7 @@ from lit_vision.ops.candidates import decoded_above
 from lit_vision.ops.grid import Decoded
 from lit_vision.ops.tile_boxes import merge_tiles
 from lit_vision.ops.tiles import tile_grid
-from lit_vision.types import DetectionPrediction, Sample, UInt8Array
+from lit_vision.types import DetectionBatch, DetectionPrediction, Sample, UInt8Array
 
 TILES_AT_ONCE = 8  # bounds the memory, whatever the size of the picture
 
@@ -28,6 +28,14 @@ class Rule(NamedTuple):
     score: float | Tensor
     nms: float
     most: int
+
+
+def true_boxes(batch: DetectionBatch) -> list[Tensor]:
+    """The objects' boxes (N, 4) of each image in its original pixels: the file's own, where the batch has them."""
+    if "original_boxes" in batch:
+        return batch["original_boxes"]
+    framed = zip(batch["boxes"], batch["frame"], batch["size"], strict=True)
+    return [restore_boxes(own, frame, size) for own, frame, size in framed]
 
 
 def detect(found: Sequence[Decoded], frames: Tensor, sizes: Tensor, rule: Rule) -> list[DetectionPrediction]:

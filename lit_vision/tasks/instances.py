@@ -25,7 +25,14 @@ from lit_vision.tasks.instance_maps import (
     visible_maps,
 )
 from lit_vision.tasks.own_frames import maps_in_own_frames
-from lit_vision.tasks.tile_maps import originals, say_unused_tile, tested_in_tiles, tile_transform, tiled_maps
+from lit_vision.tasks.tile_maps import (
+    originals,
+    say_unused_tile,
+    say_unused_views,
+    tested_in_tiles,
+    tile_transform,
+    tiled_maps,
+)
 from lit_vision.tasks.tuning import Tuning, say_found
 from lit_vision.tasks.two_masks import Train, TwoMaskTask
 from lit_vision.types import IGNORE_INDEX, InstanceBatch, InstancePrediction, UInt8Array
@@ -210,6 +217,11 @@ class InstanceSegmenter(TwoMaskTask):
     def on_test_start(self) -> None:
         """Says where tiles are not used."""
         say_unused_tile(self)
+
+    def on_validation_start(self) -> None:
+        """Says what `validate` leaves out."""
+        say_unused_tile(self)
+        say_unused_views(self, **self.views)
 
     def on_validation_epoch_start(self) -> None:
         """Keeps the maps of a validation in a training, for the thresholds that are to be found."""

@@ -31,7 +31,14 @@ from lit_vision.ops.averaging import Flip, check_views, mean_over_views
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.own_frames import maps_in_own_frames
 from lit_vision.tasks.starting import take_network
-from lit_vision.tasks.tile_maps import originals, restored, say_unused_tile, tested_in_tiles, tiled_maps
+from lit_vision.tasks.tile_maps import (
+    originals,
+    restored,
+    say_unused_tile,
+    say_unused_views,
+    tested_in_tiles,
+    tiled_maps,
+)
 from lit_vision.types import IGNORE_INDEX, SegmentationBatch, SegmentationPrediction, UInt8Array
 
 OUTLINED = {"test": ("test",), "always": ("val", "test"), "never": ()}  # stages in which outlines are compared
@@ -140,8 +147,10 @@ class SemanticSegmenter(VisionTask):
         self._weigh_classes()
 
     def on_validation_start(self) -> None:
-        """As `on_fit_start`, for a loss that is only evaluated."""
+        """As `on_fit_start`, for a loss that is only evaluated; says what `validate` leaves out."""
         self._weigh_classes()
+        say_unused_tile(self)
+        say_unused_views(self, self.tta_scales, self.tta_flips)
 
     def on_test_start(self) -> None:
         """As `on_validation_start`."""

@@ -1,6 +1,6 @@
 """Maps of large pictures from those of overlapping tiles, each prepared as a picture of its own."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -39,12 +39,29 @@ def tested_in_tiles(task: VisionTask) -> bool:
 
 
 def say_unused_tile(task: VisionTask) -> None:
-    """A line where `test` is told of tiles that its pictures are not cut into."""
-    if task.tile is not None and not tested_in_tiles(task):
+    """A line where `test` or `validate` is told of tiles that its pictures are not cut into; none in a training."""
+    command = task.trainer.state.fn
+    if task.tile is not None and not tested_in_tiles(task) and command in ("test", "validate"):
+        seeing = "the test" if command == "test" else "validate"
         rank_zero_info(
-            f"model.tile {task.tile} is for predict: the test sees whole pictures, as fit: {task.data.get('fit')} "
+            f"model.tile {task.tile} is for predict: {seeing} sees whole pictures, as fit: {task.data.get('fit')} "
             "makes them; with fit: native it would see tiles"
         )
+
+
+def say_unused_views(task: VisionTask, scales: Sequence[float], flips: Sequence[str], tile: int | None = None) -> None:
+    """A line where `validate` is told how `test` and `predict` look at pictures; none in a training.
+
+    Args:
+        task: the task.
+        scales: its `tta_scales`.
+        flips: its `tta_flips`.
+        tile: its `tile`, where only these two see tiles.
+    """
+    given = {"tta_scales": list(scales) != [1.0], "tta_flips": bool(flips), "tile": tile is not None}
+    names = [f"model.{name}" for name, said in given.items() if said]
+    if names and task.trainer.state.fn == "validate":
+        rank_zero_info(f"validate takes no notice of {' and '.join(names)}: test and predict do")
 
 
 def tiled_maps(

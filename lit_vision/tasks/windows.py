@@ -18,6 +18,7 @@ from lit_vision.metrics.detection import MeanAveragePrecision
 from lit_vision.ops.boxes import select_detections
 from lit_vision.ops.windows import WindowGrid, vote_boxes, window_shapes, without_margin
 from lit_vision.tasks.base import VisionTask
+from lit_vision.tasks.detection_inference import true_boxes
 from lit_vision.tasks.window_classifier import load_classifier, match_classes
 from lit_vision.tasks.window_scores import Method, WindowScores
 from lit_vision.types import Batch, DetectionBatch, DetectionPrediction, UInt8Array
@@ -227,9 +228,7 @@ class SlidingWindowDetector(VisionTask):
         _ = [one["scores"].tolist() for one in predictions]  # waits for the device
         seconds = time.perf_counter() - started
         candidates = [self._detections(*own, self.evaluation_threshold) for own in windows]
-        framed = zip(batch["boxes"], batch["frame"], batch["size"], strict=True)
-        boxes = [restore_boxes(own, frame, size) for own, frame, size in framed]
-        metrics.update(batch["index"], candidates, boxes, batch["labels"], batch["crowd"])
+        metrics.update(batch["index"], candidates, true_boxes(batch), batch["labels"], batch["crowd"])
         means = {
             "ms_per_picture": 1000 * seconds / count,
             "windows_per_picture": sum(len(b) for b, _ in windows) / count,

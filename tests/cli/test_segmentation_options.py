@@ -45,6 +45,15 @@ def test_a_number_or_a_word_is_asked_for_by_both(
     assert f"data.border_radius is {value}, but must be a whole number or auto" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["[64, 64, 64]", "wide"])
+def test_a_number_or_a_pair_is_asked_for_by_both(
+    value: str, drawn: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(workspace / "toy.yaml", "segmentation", drawn)
+    assert main(["fit", "-c", str(path), "--data.image_size", value]) == 2
+    assert f"data.image_size is {value}, but must be a whole number or a list of 2\n" in capsys.readouterr().err
+
+
 def test_a_list_or_a_word_is_asked_for_by_both(
     drawn: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

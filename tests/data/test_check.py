@@ -274,3 +274,40 @@ def test_masks_that_were_given_as_label_maps_are_noted(tmp_path: Path) -> None:
         picture(tmp_path / "labels" / part / f"{k}.png", np.where(np.arange(10) < 5, parts, parts // 2))
     found = check(read(tmp_path, "labelmaps", classes=["cell"]), "instances")
     assert not any("few objects" in note for note in found.notes)
+
+
+def coco_split(root: Path, part: str, boxes: int, **row: object) -> None:
+    picture(root / "images" / part / "1.png")
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}
+    images = [{"id": 1, "file_name": "1.png", "width": 10, "height": 8}]
+    data = {"images": images, "annotations": [{"id": k, **box, **row} for k in range(boxes)]}
+    data["categories"] = [{"id": 1, "name": "cat"}]
+    (root / f"annotations/instances_{part}.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("crowds", [0, 1])
+def test_a_validation_without_objects_judges_no_detection(tmp_path: Path, crowds: int) -> None:
+    coco_split(coco(tmp_path), "val", boxes=crowds, iscrowd=1)
+    assert problems(read(tmp_path), "detection") == [
+        f"{tmp_path}: none of the 1 images of the val split shows an object, so that training could not be judged: add "
+        "their annotations, or draw the splits anew (folds or split_files)."
+    ]
+    assert len(check(read(tmp_path), "classification")) == 2  # whose backgrounds are cut out of such images
+
+
+def test_a_test_split_of_background_is_noted(tmp_path: Path) -> None:
+    coco_split(coco(tmp_path), "test", boxes=0)
+    said = "None of the 1 images of the test split shows an object: a test has no mean average precision."
+    assert check(read(tmp_path), "detection").notes[-1] == said
+    coco_split(tmp_path, "test", boxes=1)
+    assert said not in check(read(tmp_path), "detection").notes
+
+
+def test_where_nothing_is_labelled_one_sentence_says_so(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        picture(tmp_path / "images" / part / "1.png")
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]\n")
+    assert problems(read(tmp_path), "detection") == [
+        f"{tmp_path}: none of the 2 images has a label file; that of the first, images/train/1.png, was looked for at "
+        "labels/train/1.txt: put them there."
+    ]

@@ -53,7 +53,17 @@ def test_evaluation_keeps_every_box_of_the_file(root: Path, fit: str) -> None:
             own = data.index.boxes[data.index.span(int(i))]  # type: ignore[index]
             np.testing.assert_allclose(restore_boxes(boxes, frame, size).numpy(), own, atol=1e-4)
             count += len(own)
+        for i, boxes in zip(batch["index"], batch["original_boxes"], strict=True):
+            assert boxes.tolist() == data.index.boxes[data.index.span(int(i))].tolist()  # type: ignore[index]
     assert count == sum(len(data.index.labels[data.index.span(int(i))]) for i in data.index.indices("val")) > 6
+
+
+def test_boxes_that_no_check_has_clipped_end_with_the_picture(root: Path) -> None:
+    data = module(root)
+    first = data.index.span(int(data.index.indices("val")[0])).start
+    data.index.boxes[first] = [-3.0, 5.0, 40.0, 99.0]  # type: ignore[index]
+    sample = data.dataset("val")[0]
+    assert sample["original_boxes"][0].tolist() == [0.0, 5.0, 40.0, 96.0]
 
 
 def test_augmentation_depends_on_the_epoch_alone(root: Path) -> None:
@@ -163,6 +173,23 @@ def test_rect_leaves_training_and_prediction_as_they_are(shapes: Path) -> None:
 def test_rect_with_a_longer_stride(shapes: Path) -> None:
     data = DetectionDataModule(str(shapes), "coco", image_size=128, rect=True, stride=64, batch_size=2, num_workers=0)
     assert tuple(next(iter(data.val_dataloader()))["image"].shape[2:]) == (64, 128)
+
+
+def test_a_stride_without_anything_to_round_is_remarked_on(shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for settings in ({"rect": True}, {"multi_scale": 0.5}, {"fit": "native"}, {}):
+        assert caplog.messages == []
+        with caplog.at_level("INFO"):
+            module(shapes, stride=64, **settings)
+    assert caplog.messages == ["data.stride 64 has no effect: it is for multi_scale, rect and fit: native"]
+
+
+def test_close_mosaic_without_mosaic_is_remarked_on(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    said = "data.close_mosaic 5 has no effect: data.augmentation has no mosaic and no mixup"
+    for augmentation, close_mosaic in (("mosaic", 5), ("none", 0), ("none", 5)):
+        assert said not in caplog.messages
+        with caplog.at_level("INFO"):
+            module(root, augmentation=augmentation, close_mosaic=close_mosaic).train_dataloader()
+    assert said in caplog.messages
 
 
 def test_rect_needs_letterbox(shapes: Path) -> None:

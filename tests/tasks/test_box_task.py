@@ -154,6 +154,27 @@ def test_views_are_seen_in_tiles_too() -> None:
 
 # --- thresholds -------------------------------------------------------------------------------------------------
 @torch.inference_mode()
+@torch.inference_mode()
+def test_pictures_at_their_own_scale_are_padded_for_networks_of_long_strides() -> None:
+    image, boxes, labels = scene(96, 160)
+    task = detector("native")
+    task.network.coarsest = 64
+    assert_found(task.predict_step(as_batch(image, task), 0)[0], boxes, labels, 0.0)
+    assert set(Finder.shown) == {(1, 3, 128, 192)}
+
+
+def test_validate_says_which_views_it_leaves_out(drawn: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"image_size": 64, "num_workers": 0, "missing_classes": "note"}
+    data = DetectionDataModule(str(drawn / "detection"), **settings)
+    task = YOLODetector(data.class_names, **SMALL, tta_flips=["horizontal"], tile=32)
+    with caplog.at_level("INFO"):
+        quiet_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=1).fit(task, data)
+        quiet_trainer(limit_test_batches=1).test(task, data, verbose=False)
+        assert "takes no notice" not in caplog.text
+        quiet_trainer(limit_val_batches=1).validate(task, data, verbose=False)
+    assert "validate takes no notice of model.tta_flips and model.tile: test and predict do" in caplog.messages
+
+
 def test_auto_takes_the_thresholds_of_the_classes() -> None:
     image, _, labels = scene(320, 448)
     task = detector(score_threshold="auto", objectness_threshold=0.9)

@@ -16,6 +16,7 @@ from lit_vision.errors import UserError
 from lit_vision.losses.yolo import YOLOLoss
 from lit_vision.tasks.checkpoints import load_task
 from lit_vision.tasks.detection import YOLODetector
+from lit_vision.tasks.detection_inference import true_boxes
 
 SMALL: dict[str, Any] = {"backbone": "lcnet_050", "strides": [8], "width": 32, "anchors": "auto"}
 
@@ -78,8 +79,17 @@ def test_evaluation_measures_against_the_boxes_of_the_file(root: Path, fit: str)
     task.source = data  # type: ignore[assignment]
     task._evaluate(next(iter(data.val_dataloader())), task.metrics["val"], "val")  # type: ignore[arg-type]
     values = task.metrics["val"].compute()  # type: ignore[operator]
-    assert values["map"].item() == pytest.approx(1.0)
+    assert values["map"].item() == 1.0
     assert len(torch.cat(task.metrics["val"].truth_labels)) == 6  # type: ignore[arg-type]
+    boxes = [file_objects(data, int(i))["boxes"] for i in data.index.indices("val")]
+    assert torch.equal(torch.cat(task.metrics["val"].truth_boxes), torch.cat(boxes))  # type: ignore[arg-type]
+
+
+def test_a_batch_without_the_boxes_of_the_file_is_measured_as_well_as_its_frames_allow(root: Path) -> None:
+    batch = next(iter(data_module(root, image_size=64).val_dataloader()))
+    own = batch.pop("original_boxes")
+    for restored, boxes in zip(true_boxes(batch), own, strict=True):
+        torch.testing.assert_close(restored, boxes, atol=1e-3, rtol=0)
 
 
 def test_anchors_are_clustered_from_training_boxes_in_network_pixels(root: Path) -> None:
@@ -103,13 +113,36 @@ def test_image_size_must_be_a_multiple_of_the_stride(root: Path) -> None:
         quiet_trainer(max_epochs=1).fit(task, data_module(root, image_size=100))
 
 
-@pytest.mark.parametrize("settings", [{"multi_scale": 0.5}, {"rect": True}])
+@pytest.mark.parametrize("settings", [{"multi_scale": 0.5}, {"rect": True}, {"fit": "native"}])
 def test_shapes_that_the_data_makes_must_be_multiples_of_the_stride(root: Path, settings: dict[str, Any]) -> None:
     task = YOLODetector(NAMES, architecture="yolov3-tiny", anchors="paper")
     with pytest.raises(UserError, match=r"data\.stride is 16, .* a multiple of 32: set data\.stride: 32"):
         quiet_trainer(max_epochs=1).fit(task, data_module(root, image_size=96, stride=16, **settings))
     trainer = quiet_trainer(max_epochs=0)
     trainer.fit(task, data_module(root, image_size=96, stride=16))  # which makes no such shapes
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "fits"),
+    [
+        (32, {"batch_size": 1}, False),
+        (64, {"batch_size": 1, "multi_scale": 0.5}, False),
+        (32, {"batch_size": 2}, True),
+        ([32, 64], {"batch_size": 1}, True),
+    ],
+)
+def test_one_value_per_channel_is_refused(root: Path, size: Any, settings: dict[str, Any], fits: bool) -> None:
+    task = YOLODetector(NAMES, backbone="lcnet_050", width=32, strides=[32], head="anchor_free")
+    trainer = quiet_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    if fits:
+        trainer.fit(task, data_module(root, image_size=size, **settings))
+        return
+    with pytest.raises(UserError) as refused:
+        trainer.fit(task, data_module(root, image_size=size, **settings))
+    assert str(refused.value) == (
+        "a training batch of one picture of 32 x 32 leaves batch normalisation one value per channel at stride 32: set "
+        "data.batch_size to 2 or more, or a larger data.image_size"
+    )
 
 
 def test_a_backbone_of_one_size_says_so_before_training(root: Path) -> None:

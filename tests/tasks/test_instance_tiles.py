@@ -49,3 +49,14 @@ def test_scaled_pictures_are_evaluated_whole(root: Path) -> None:
     task = ByColour(NAMES, tile=32, **TINY)
     quiet_trainer().validate(task, data_module(root, fit="letterbox"), verbose=False)
     assert task.shown == {(64, 64)}
+
+
+def test_validate_says_what_it_leaves_out(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    task = ByColour(NAMES, tile=32, tta_flips=["vertical"], **TINY)
+    with caplog.at_level("INFO"):
+        quiet_trainer().validate(task, data_module(root, fit="letterbox"), verbose=False)
+    assert caplog.messages[-2:] == [
+        "model.tile 32 is for predict: validate sees whole pictures, as fit: letterbox makes them; with fit: native it "
+        "would see tiles",
+        "validate takes no notice of model.tta_flips: test and predict do",
+    ]

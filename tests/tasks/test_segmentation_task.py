@@ -296,6 +296,21 @@ def test_a_test_prepares_pictures_as_its_own_data_do_not_as_the_checkpoint_s(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("fit", ["letterbox", "native"])
+def test_validate_says_what_it_leaves_out(root: Path, caplog: pytest.LogCaptureFixture, fit: Any) -> None:
+    task = SemanticSegmenter(NAMES, tile=32, tta_scales=[1.0, 1.5], **TINY)
+    with caplog.at_level("INFO"):
+        quiet_trainer(max_epochs=1, limit_train_batches=1).fit(task, data_module(root, fit=fit))
+        assert "model.tta" not in caplog.text
+        assert "model.tile" not in caplog.text
+        quiet_trainer().validate(task, data_module(root, fit=fit), verbose=False)
+    assert "validate takes no notice of model.tta_scales: test and predict do" in caplog.messages
+    whole = (
+        "model.tile 32 is for predict: validate sees whole pictures, as fit: letterbox makes them; with fit: native it"
+    )
+    assert (f"{whole} would see tiles" in caplog.messages) == (fit == "letterbox")
+
+
 def test_views_are_averaged_in_test_and_prediction_not_in_validation(root: Path) -> None:
     data = data_module(root)
     task = SemanticSegmenter(NAMES, tta_flips=["horizontal"], tta_scales=[1.0, 0.75], **TINY).eval()

@@ -227,6 +227,15 @@ def test_boxes_are_in_pixels_of_the_original(root: Path, checkpoint: Path, fit: 
             assert one["scores"].tolist() == sorted(one["scores"].tolist(), reverse=True)
 
 
+def test_objects_are_as_large_as_in_the_file(root: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 90 pixels an object of 32 x 32 has sides of 22.15: rounded, it would be small or medium by chance."""
+    monkeypatch.setattr(SlidingWindowDetector, "log_dict", lambda *_, **__: None)
+    task = SlidingWindowDetector(NAMES, str(checkpoint), **WINDOWS).eval()
+    for batch in pictures(root, fit="letterbox", image_size=90).val_dataloader():
+        task._evaluate(batch, task.metrics["val"], "val")  # type: ignore[arg-type]
+    assert torch.cat(task.metrics["val"].truth_area).tolist() == [1024.0] * 18  # type: ignore[arg-type]
+
+
 def test_a_box_is_the_window_without_the_margin_of_the_crops(root: Path, tmp_path: Path) -> None:
     data = ClassificationDataModule(str(root), ObjectCrops(margin=0.5), image_size=32, fit="stretch", num_workers=0)
     task = TransferClassifier(data.class_names, backbone="resnet10t", backbone_args=NARROW)

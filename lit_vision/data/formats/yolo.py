@@ -5,6 +5,7 @@ Coordinates are fractions of the image's width and height, so the images' header
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,15 @@ from lit_vision.data.formats.boxes import box_fault
 from lit_vision.data.formats.build import IndexBuilder
 from lit_vision.data.formats.files import choose_classes, relative
 from lit_vision.data.formats.outlines import points_box
-from lit_vision.data.formats.yolo_files import YoloFile, find_yaml, images_of, label_path, read_yaml, stray_labels
+from lit_vision.data.formats.yolo_files import (
+    YoloFile,
+    find_yaml,
+    images_by_split,
+    label_path,
+    read_yaml,
+    stray_labels,
+    without_repeats,
+)
 from lit_vision.data.formats.yolo_write import write
 from lit_vision.data.index import NO_SEGMENT, POLYGONS, Index
 from lit_vision.errors import UserError
@@ -40,7 +49,9 @@ def found(root: Path) -> str | None:
 
 
 def read(root: Path, *, data: str | None = None, classes: Sequence[str] | None = None) -> Index:
-    """Reads a YOLO data set. An image whose label file is missing or empty has no objects.
+    """Reads a YOLO data set. An image whose label file is missing or empty has no objects; missing ones are counted.
+
+    A split that names the same images as an earlier one is left out, with a note.
 
     Args:
         root: folder of data.yaml, or the YAML file itself.
@@ -57,11 +68,12 @@ def read(root: Path, *, data: str | None = None, classes: Sequence[str] | None =
     if path is None or not path.is_file():
         raise UserError(f"There is no {path or root / 'data.yaml'}: the format yolo reads {LAYOUT}.")
     root = root.parent if root.is_file() else root
-    yaml = read_yaml(path)
+    builder = IndexBuilder(root, "yolo", places=True)
+    yaml = without_repeats(read_yaml(path), builder.notes)
     chosen = choose_classes(yaml.names, classes, path.name)
     numbers = [chosen.index(name) if name in chosen else -1 for name in yaml.names]
-    builder = IndexBuilder(root, "yolo", places=True)
-    entries = [(split, image) for split in sorted(yaml.splits) for image in images_of(yaml, split, builder.problems)]
+    entries, absent_test = images_by_split(yaml, builder.problems)
+    builder.notes += [absent_test] if absent_test else []
     if not entries and not builder.problems:
         raise UserError(f"{path} points to no images: correct its path, train and val.")
     if stray := stray_labels(yaml):
@@ -70,7 +82,26 @@ def read(root: Path, *, data: str | None = None, classes: Sequence[str] | None =
     unwanted = _fill(builder, entries, numbers, yaml)
     if unwanted:
         builder.notes.append(f"{unwanted} objects of classes left out by the option classes were not read.")
-    return builder.build(chosen)
+    _tell_unlabelled(builder, entries)
+    return replace(builder.build(chosen), absent_test=absent_test)
+
+
+def _tell_unlabelled(builder: IndexBuilder, entries: Sequence[tuple[int, Path]]) -> None:
+    """A note on images without a label file, which may be meant to be empty; a problem where it is all of them."""
+    bare = [image for _, image in entries if not label_path(image).is_file()]
+    if not bare:
+        return
+    image, labels = (relative(path, builder.root) for path in (bare[0], label_path(bare[0])))
+    if len(bare) < len(entries):
+        builder.notes.append(
+            f"{len(bare)} of {len(entries)} images have no label file and count as empty of objects: the first is "
+            f"{image}, whose labels would be in {labels}."
+        )
+    else:
+        builder.problems.append(
+            f"{builder.root}: none of the {len(entries)} images has a label file; that of the first, {image}, was "
+            f"looked for at {labels}: put them there."
+        )
 
 
 def _fill(builder: IndexBuilder, entries: Sequence[tuple[int, Path]], numbers: Sequence[int], yaml: YoloFile) -> int:

@@ -83,7 +83,35 @@ def _names(path: Path, names: Any) -> list[str]:
     return names
 
 
-def images_of(data: YoloFile, split: int, problems: list[str]) -> list[Path]:
+def without_repeats(data: YoloFile, notes: list[str]) -> YoloFile:
+    """The file without splits that name the same folders or lists as an earlier one; a note says which."""
+    kept: dict[frozenset[Path], int] = {}
+    for split in sorted(data.splits):
+        places = frozenset(_resolve(data, entry).resolve() for entry in data.splits[split])
+        if places in kept:
+            name, earlier = SPLITS[split], SPLITS[kept[places]]
+            notes.append(f"{data.path.name}: {name} names the same images as {earlier}, and is left out.")
+        else:
+            kept[places] = split
+    return data._replace(splits={split: data.splits[split] for split in kept.values()})
+
+
+def images_by_split(data: YoloFile, problems: list[str]) -> tuple[list[tuple[int, Path]], str]:
+    """All images, each with its split; and why there is no test split where one is named, which only a test needs."""
+    images: list[tuple[int, Path]] = []
+    absent_test = ""
+    for split in sorted(data.splits):
+        faults: list[str] = []
+        own = _images_of(data, split, faults)
+        if SPLITS[split] == "test" and not own and faults:
+            absent_test = faults[0]
+        else:
+            problems += faults
+        images += [(split, image) for image in own]
+    return images, absent_test
+
+
+def _images_of(data: YoloFile, split: int, problems: list[str]) -> list[Path]:
     """The images of a split, in natural order within each folder and in the order of each list file."""
     images: list[Path] = []
     for entry in data.splits[split]:

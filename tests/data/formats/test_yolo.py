@@ -40,6 +40,41 @@ def test_missing_and_empty_label_files_are_ordinary(tmp_path: Path) -> None:
     index = yolo.read(make(tmp_path, "", stem="b"))
     assert index.offsets.tolist() == [0, 0, 0]
     assert index.problems == ()
+    assert index.notes == (
+        "1 of 2 images have no label file and count as empty of objects: the first is images/train/a.png, whose labels "
+        "would be in labels/train/a.txt.",
+    )
+
+
+def test_not_one_label_file_is_a_problem_that_says_where_they_would_be(tmp_path: Path) -> None:
+    make(tmp_path, None, stem="a")
+    index = yolo.read(make(tmp_path, None, stem="b"))
+    assert index.notes == ()
+    assert index.problems == (
+        f"{tmp_path}: none of the 2 images has a label file; that of the first, images/train/a.png, was looked for at "
+        "labels/train/a.txt: put them there.",
+    )
+
+
+@pytest.mark.parametrize("entry", ["images/train", "./images/train/", "[images/train]"])
+def test_a_split_that_repeats_another_is_left_out(tmp_path: Path, entry: str) -> None:
+    """As in coco128.yaml; val and test as one set are common, too."""
+    make(tmp_path, "0 0.5 0.5 1 1\n", split="other")
+    index = yolo.read(make(tmp_path, "0 0.5 0.5 1 1\n", YAML + f"val: {entry}\ntest: images/other\n"))
+    assert index.splits.tolist() == [0, 2]
+    assert index.notes == ("data.yaml: val names the same images as train, and is left out.",)
+    index = yolo.read(make(tmp_path, "0 0.5 0.5 1 1\n", YAML + "val: images/other\ntest: images/other\n"))
+    assert index.splits.tolist() == [0, 1]
+    assert index.notes == ("data.yaml: test names the same images as val, and is left out.",)
+
+
+def test_a_missing_test_split_is_no_problem_but_of_a_test(tmp_path: Path) -> None:
+    """Roboflow's data.yaml names one always."""
+    sentence = "data.yaml: test is ../test/images, but there is no folder or .txt list ../test/images: correct it."
+    index = yolo.read(make(tmp_path, "0 0.5 0.5 1 1\n", YAML + "test: ../test/images\n"))
+    assert (index.problems, index.notes, index.absent_test) == ((), (sentence,), sentence)
+    index = yolo.read(make(tmp_path, "0 0.5 0.5 1 1\n", YAML + "test: [images/train, ../test/images]\n"))
+    assert (index.problems, index.notes, index.absent_test) == ((sentence,), (), "")  # of a part one would not know
 
 
 def test_names_as_dict_lists_of_folders_and_list_files(tmp_path: Path) -> None:
