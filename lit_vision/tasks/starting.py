@@ -49,7 +49,7 @@ def take_network(
         raise UserError(f"model.start_from {path} is of a {facts['task']}, but the model is a {type(task).__name__}")
     redrawn = _load(task.network, checkpoint["state_dict"], facts["class_names"], task.class_names, path)
     task.preprocess = Preprocess(earlier["mean"] if mean is None else mean, earlier["std"] if std is None else std)
-    task.licence = facts.get("licence")
+    task.licence, task.start_from = facts.get("licence"), path
     if redrawn:
         known, given = (shown_classes(names) for names in (facts["class_names"], task.class_names))
         rest = f"all but {len(redrawn)} tensors of the last layer, which are drawn anew for {given} instead of {known}"
