@@ -138,8 +138,8 @@ def test_no_copy_where_distances_are_not_wanted() -> None:
 
 
 # --- words ------------------------------------------------------------------------------------------------------
-def shown(log: UnfreezingLog, when: list[str], rates: dict[str, float]) -> list[str]:
-    console = Console(width=140, record=True, file=StringIO())
+def shown(log: UnfreezingLog, when: list[str], rates: dict[str, float], width: int = 140) -> list[str]:
+    console = Console(width=width, record=True, file=StringIO())
     console.print(log.table(when, rates))
     lines = console.export_text().splitlines()
     return [" ".join(line.strip("│").replace("│", "|").split()) for line in lines if "│" in line]
@@ -205,7 +205,7 @@ def test_rates_of_a_second_network_are_told_where_they_differ() -> None:
             "border_network/stage1": 0.005,
         }
     )
-    rows = shown(UnfreezingLog(stages, task), ["later", "later"], rates)
+    rows = shown(UnfreezingLog(stages, task), ["later", "later"], rates, width=240)
     assert [row.split(" | ")[3] for row in rows[:3]] == [
         "1; border_network 0.5",
         "0.1; border_network 0.05",

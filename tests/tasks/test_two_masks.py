@@ -157,11 +157,9 @@ def test_weights_that_do_not_fit_the_border_are_said_of_it(tmp_path: Path) -> No
         tmp_path / "encoder.pth",
         {"encoder": "mobilenetv1_100", "encoder_args": {"channel_multiplier": 0.25}},
     )
-    torch.save(InstanceSegmenter(NAMES, **{**TINY, **narrow}).network.backbone.state_dict(), file)
+    torch.save(InstanceSegmenter(NAMES, **narrow).network.backbone.state_dict(), file)
     with pytest.raises(UserError) as caught:
-        InstanceSegmenter(
-            NAMES, weights=str(file), border_encoder_args={"channel_multiplier": 0.5}, **{**TINY, **narrow}
-        )
+        InstanceSegmenter(NAMES, weights=str(file), border_encoder_args={"channel_multiplier": 0.5}, **narrow)
     begin, _, end = str(caught.value).partition(" 135 have another shape (")
     said = (
         f"the border network, encoder mobilenetv1_100 with {{'channel_multiplier': 0.5}}: weights: {file} does not fit"
@@ -215,14 +213,14 @@ def test_closed_stages_of_random_weights_are_remarked_on(
         "unfreezing: network.network.encoder.model begins with random weights, without pretrained, weights or "
         "start_from, and closed stages keep them: give weights, or leave ProgressiveUnfreezing out"
     )
-    assert [one.getMessage() for one in caplog.records if "random" in one.getMessage()] == [said]
+    assert [one.getMessage() for one in caplog.records if "random weights" in one.getMessage()] == [said]
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     caplog.clear()
     with caplog.at_level(logging.INFO):
         again = quiet_trainer(max_steps=2, limit_val_batches=0, **settings)
         task = InstanceSegmenter(NAMES, shared_encoder=True, **TINY)
         again.fit(task, data_module(root), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert "random" not in caplog.text
+    assert "random weights" not in caplog.text
 
 
 # --- rates, losses, stages ------------------------------------------------------------------------------------------
