@@ -10,8 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import DataLoader
 
 from lit_vision.data.dataset import one_thread
-from lit_vision.data.decode import read_image
-from lit_vision.data.pictures import CollatePictures, Images, PictureFiles, find_images, relative_paths
+from lit_vision.data.pictures import CollatePictures, Images, PictureFiles, find_images, read_for, relative_paths
 from lit_vision.errors import DataError, UserError
 from lit_vision.object_files import LabelMapKind
 from lit_vision.results import Results, licence_note, result_names
@@ -91,7 +90,7 @@ def _write_predictions(
                 problems.append(prediction)
                 continue
             try:
-                image = read_image(paths[i], task.data["in_channels"], task.data["depth"])
+                image = read_for(task.data, paths[i])
                 results.write(paths[i], names[i], image, prediction)
             except UserError as error:  # of this picture alone
                 problems.append(str(error))
@@ -159,7 +158,7 @@ def _predictions(
 
 def _in_tiles(task: VisionTask, path: Path) -> Any:
     try:
-        image = read_image(path, task.data["in_channels"], task.data["depth"])
+        image = read_for(task.data, path)
     except UserError as error:
         return str(error)
     with torch.inference_mode():

@@ -98,6 +98,16 @@ def test_unreadable_pictures_are_listed_and_the_others_done(classifier: Path, pi
     assert [Path(row[0]).name for row in rows_of(tmp_path / "out" / "predictions.csv")[1:]] == ["1.png", "4.png"]
 
 
+@pytest.mark.parametrize("tile", [None, 64])
+def test_pictures_of_other_bands_have_to_be_converted(tile: int | None, pictures: Path, tmp_path: Path) -> None:
+    task = SemanticSegmenter(["a", "b"], in_channels=4, **SMALL)
+    ckpt = save(task, "segmentation", tmp_path / "four.ckpt", in_channels=4)
+    with pytest.raises(DataError) as caught:
+        predict_images(ckpt, pictures / "p1.png", tmp_path / "out", tile=tile)
+    said = f"{pictures / 'p1.png'}: has 3 bands, but the checkpoint takes 4: convert the file"
+    assert caught.value.problems == (said,)
+
+
 def test_a_picture_with_more_objects_than_16_bits_can_number_gets_32(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,8 @@ def _complain(names: Sequence[str], every: Tensor) -> None:
     more = f" ({len(wrong)} of {len(names)} parameters differ)" if len(wrong) > 1 else ""
     raise UserError(
         f"the processes have drifted apart: {names[wrong[0]]} {' and '.join(kinds)}{more}. Either it was opened or "
-        "closed behind DDP's back, for which ProgressiveUnfreezing is the cure, or code changes it on some ranks only."
+        "closed behind DDP's back, for which ProgressiveUnfreezing is the cure, or code changes it on some ranks only, "
+        "or parameters that train get no gradient, which DDP waits for: freeze them."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BaseFinetuning
+from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.optim import Optimizer
 
@@ -34,6 +35,16 @@ def check_company(callbacks: Sequence[pl.Callback], module: pl.LightningModule) 
         raise UserError(
             f"ProgressiveUnfreezing: {type(module).__name__} names no `backbones` that train, see docs/unfreezing.md; "
             "with train: border and shared_encoder: true there is none: leave the callback out"
+        )
+
+
+def say_untrained(trainer: pl.Trainer) -> None:
+    """Says where closed stages keep random weights; a resumed run has others."""
+    names = [] if trainer.ckpt_path else list(getattr(trainer.lightning_module, "untrained", []))
+    if names:
+        rank_zero_info(
+            f"unfreezing: {' and '.join(names)} begins with random weights, without pretrained, weights or start_from, "
+            "and closed stages keep them: give weights, or leave ProgressiveUnfreezing out"
         )
 
 

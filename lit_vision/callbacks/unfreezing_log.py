@@ -95,8 +95,7 @@ class UnfreezingLog:
         opens = {HEAD: "from the start", **{f"stage{k}": when for k, when in enumerate(stages_when)}, NEVER: "never"}
         for group, names in self._members.items():
             if names:
-                rate = f"{lrs[group]:.3g}" if group in lrs else ""
-                table.add_row(group, self._modules(names), self._size(names), rate, opens[group])
+                table.add_row(group, self._modules(names), self._size(names), _rates(group, lrs), opens[group])
         return table
 
     def _size(self, names: Sequence[str]) -> str:
@@ -115,6 +114,13 @@ class UnfreezingLog:
         if len(self.stages.by_backbone) > 1:
             return "; ".join(f"{network}: {span}" if network else span for network, span in spans.items())
         return ", ".join(spans.values())
+
+
+def _rates(group: str, lrs: Mapping[str, float]) -> str:
+    """The learning rate of a part in words: "0.004; border_network 0.002"."""
+    of_others = {name.removesuffix(f"/{group}"): rate for name, rate in lrs.items() if name.endswith(f"/{group}")}
+    own = [f"{lrs[group]:.3g}"] if group in lrs else []
+    return "; ".join(own + [f"{network} {rate:.3g}" for network, rate in of_others.items()])
 
 
 def _shared(path: str, prefix: str) -> int:
@@ -138,15 +144,23 @@ def _span(paths: Sequence[str]) -> str:
 def learning_rates(optimizer: Optimizer, initial: bool = False) -> dict[str, float]:
     """Learning rates by "head", "stage0" ..., of an optimizer with the groups of `tasks.optimization`.
 
+    Where another network's group has a rate of its own, it has an entry such as "border_network/head".
+
     Args:
         optimizer: groups without such a name are left out.
         initial: those that the scheduler began with, before it warmed up.
     """
     rates: dict[str, float] = {}
+    first: dict[str, str] = {}  # part -> the network whose rate it is
     for group in optimizer.param_groups:
-        for part in str(group.get("name", "")).split("/"):
+        parts = str(group.get("name", "")).split("/")
+        network = parts[0].split(".")[0]
+        for part in parts:
             if part == HEAD or part.startswith("stage"):
-                rates.setdefault(part, float(group.get("initial_lr", group["lr"]) if initial else group["lr"]))
+                rate = float(group.get("initial_lr", group["lr"]) if initial else group["lr"])
+                if rates.setdefault(part, rate) != rate and first[part] != network:
+                    rates[f"{network}/{part}"] = rate
+                first.setdefault(part, network)
     return rates
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 
+from lit_vision.callbacks.unfreezing_checks import say_untrained
 from lit_vision.callbacks.unfreezing_log import UnfreezingLog, learning_rates
 from lit_vision.charts import unfreezing_timeline
 from lit_vision.networks.stages import Stages
@@ -47,7 +48,8 @@ class UnfreezingRecord:
         rank_zero_info(f"unfreezing: {self.log.label(stage)} opens at {where}")
 
     def show(self, trainer: pl.Trainer, when: Sequence[str]) -> None:
-        """Prints the stages, the head first; rank 0 only."""
+        """Prints the stages, the head first, and what of them begins at random; rank 0 only."""
+        say_untrained(trainer)
         if trainer.is_global_zero:
             Console().print(self.log.table(when, learning_rates(trainer.optimizers[0], initial=True)))
 

@@ -16,6 +16,22 @@ STRETCH_PERCENTILES = (0.1, 99.9)
 _FROM_16_BIT = ((np.arange(65536) + 128) // 257).astype(np.uint8)  # 257 k -> k: 8-bit values stored in 16 come back
 
 
+class BandsError(UserError):
+    """A file has another number of bands than the network takes.
+
+    Args:
+        path: of the file.
+        bands: that it has.
+        channels: of the network.
+    """
+
+    def __init__(self, path: Path, bands: int, channels: int) -> None:
+        self.path, self.bands, self.channels = path, bands, channels
+        super().__init__(
+            f"{path}: has {bands} bands but in_channels is {channels}; set in_channels: {bands} or convert the file"
+        )
+
+
 def to_uint8(values: npt.NDArray[Any], depth: Depth, path: Path) -> UInt8Array:
     """Bring values of any depth to 0..255.
 
@@ -48,7 +64,7 @@ def to_channels(values: npt.NDArray[Any], alpha: bool, channels: int, path: Path
     """Bring bands (H, W, B) to `channels`: opacity is dropped, grey repeated for 3; colour is mixed in `to_grey`.
 
     Raises:
-        UserError: the file has another number of bands.
+        BandsError: the file has another number of bands.
     """
     bands = values.shape[2]
     if bands == channels:
@@ -59,9 +75,7 @@ def to_channels(values: npt.NDArray[Any], alpha: bool, channels: int, path: Path
         return np.repeat(values, 3, axis=2)
     if bands == 3 and channels == 1:
         return values
-    raise UserError(
-        f"{path}: has {bands} bands but in_channels is {channels}; set in_channels: {bands} or convert the file"
-    )
+    raise BandsError(path, bands, channels)
 
 
 def to_grey(pixels: UInt8Array) -> UInt8Array:

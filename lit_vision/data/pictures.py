@@ -9,12 +9,13 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch.utils.data import Dataset
 
+from lit_vision.data.channels import BandsError
 from lit_vision.data.dataset import NATIVE_MULTIPLE, Collate
 from lit_vision.data.decode import read_image
 from lit_vision.data.formats.files import list_files, natural_key
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
-from lit_vision.types import Sample
+from lit_vision.types import Sample, UInt8Array
 
 Images: TypeAlias = str | Path | Sequence[str | Path]
 
@@ -51,6 +52,23 @@ def relative_paths(paths: Sequence[Path]) -> list[str]:
     return [os.path.relpath(path, base).replace(os.sep, "/") for path in absolute]
 
 
+def read_for(data: Mapping[str, Any], path: Path) -> UInt8Array:
+    """Pixels (H, W, C) of a picture, as a checkpoint's training pictures were read.
+
+    Args:
+        data: the checkpoint's preprocessing.
+        path: of the picture.
+
+    Raises:
+        UserError: it cannot be read, or has other bands; those of a checkpoint cannot be set.
+    """
+    try:
+        return read_image(path, data["in_channels"], data["depth"])
+    except BandsError as error:
+        bands = f"{error.bands} band{'' if error.bands == 1 else 's'}"
+        raise UserError(f"{path}: has {bands}, but the checkpoint takes {error.channels}: convert the file") from error
+
+
 class PictureFiles(Dataset["Sample | str"]):
     """Pictures prepared as the checkpoint's were; an unreadable one gives the sentence that says why.
 
@@ -68,7 +86,7 @@ class PictureFiles(Dataset["Sample | str"]):
 
     def __getitem__(self, i: int) -> "Sample | str":
         try:
-            image = read_image(self.paths[i], self.data["in_channels"], self.data["depth"])
+            image = read_for(self.data, self.paths[i])
         except UserError as error:
             return str(error)
         warped = self.transform(image)

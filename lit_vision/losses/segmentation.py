@@ -66,8 +66,8 @@ class CrossEntropyLoss(SegmentationLoss):
             raise UserError(f"class_weights is {class_weights!r}: give auto, or one number for each class")
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing is {label_smoothing:g}: give a share from 0 to below 1")
-        if not isinstance(class_weights, str) and min(class_weights or [0]) < 0:
-            raise UserError(f"class_weights is {class_weights}: give numbers from 0")
+        if class_weights is not None and not isinstance(class_weights, str):
+            _check_weights(class_weights)
         self.automatic = class_weights == "auto"
         self.class_weights = None if class_weights is None or self.automatic else torch.tensor(class_weights)
         self.label_smoothing = label_smoothing
@@ -232,6 +232,11 @@ class SumLoss(SegmentationLoss):
         """The sum."""
         terms = [weight * loss(logits, mask) for loss, weight in zip(self.losses, self.weights, strict=True)]
         return torch.stack(terms).sum()
+
+
+def _check_weights(weights: Sequence[float]) -> None:
+    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise UserError(f"class_weights is {list(weights)}: give numbers from 0, not all 0")
 
 
 def inverse_log_weights(pixels: Sequence[int]) -> list[float]:

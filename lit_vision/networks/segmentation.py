@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 from lit_vision.errors import UserError
 from lit_vision.networks.backbones import check_backbone, timm_arguments
+from lit_vision.networks.decoder_args import check_decoder_args
 from lit_vision.networks.recomputing import recompute_blocks
+from lit_vision.networks.timm_names import pretrained_config
 from lit_vision.networks.torchvision_names import refuse_torchvision
+from lit_vision.networks.unused import drop_unused
 from lit_vision.networks.weights import load_weights
 
 DECODERS = (
@@ -38,7 +41,9 @@ BILINEAR = (
     "fpn",
     "pan",
 )  # the others upsample bilinearly, or learn to, without being told
-SMALLEST = {"pan": 128}  # PAN pools its deepest map three times: smaller images are padded
+SMALLEST = {"pan": 8}  # PAN halves its deepest map three times: smaller images are padded to as many strides
+WHOLE = 6  # maps of an encoder, the picture among them, of which no layer is left over
+_SIZES = {"upsampling", "encoder_output_stride"}
 HALVED_AGAIN = ("dpt",)  # halves its coarsest map and doubles it back, so that one must have even sides
 
 
@@ -115,10 +120,14 @@ def create_segmenter(
         decoder_args: passed to segmentation_models_pytorch, such as {decoder_channels: [64, 32, 16, 8, 8]}.
         grad_checkpointing: see `recompute_blocks`.
 
+    Returns:
+        The network without what the decoder does not use of the encoder, as blocks behind its depth.
+
     Raises:
         UserError: an unknown name, an encoder that the decoder cannot use, arguments that they do not take.
     """
     check_decoder(decoder)
+    check_decoder_args(decoder, decoder_args or {})
     refuse_torchvision(encoder)
     check_backbone(encoder)
     if pretrained and weights is not None:
@@ -128,12 +137,33 @@ def create_segmenter(
     network = _build(decoder, encoder, pretrained, {**arguments, **(decoder_args or {})})
     _hold_pooled_norms(network)
     stride = int(network.encoder.output_stride) * (2 if decoder in HALVED_AGAIN else 1)
-    segmenter = Segmenter(network, stride, SMALLEST.get(decoder, 1))
+    segmenter = Segmenter(network, stride, SMALLEST.get(decoder, 0) * stride)
     if weights is not None:
         load_weights(segmenter.backbone, weights)
+    if len(network.encoder.out_channels) < WHOLE or _SIZES & (decoder_args or {}).keys():
+        _drop_unused(segmenter, in_channels, decoder)
     if grad_checkpointing:
         recompute_blocks(segmenter.backbone)
     return segmenter
+
+
+def _drop_unused(segmenter: Segmenter, in_channels: int, decoder: str) -> None:
+    for side in (max(segmenter.smallest, 2 * segmenter.stride), _own_size(segmenter.backbone)):
+        try:
+            shape = drop_unused(segmenter.network, (in_channels, side, side))
+        except Exception:  # a network of fixed size raises errors of every kind
+            continue
+        if shape[2] != side:
+            raise UserError(
+                f"model.decoder_args: decoder '{decoder}' gives logits of {shape[2]} by {shape[3]} pixels for pictures "
+                f"of {side} by {side}: multiply upsampling by {side / shape[2]:g}, or leave it and encoder_depth out"
+            )
+        return
+
+
+def _own_size(backbone: nn.Module) -> int:
+    size: int = pretrained_config(backbone).get("input_size", (3, 224, 224))[-1]
+    return size
 
 
 def _build(decoder: str, encoder: str, pretrained: bool, arguments: dict[str, Any]) -> smp.base.SegmentationModel:

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
-from lit_vision.networks.segmentation import Segmenter, create_segmenter
+from lit_vision.networks.decoder_args import check_decoder_args
+from lit_vision.networks.segmentation import Segmenter, check_decoder, create_segmenter
 
 ALONE = ("dpt",)  # its decoder takes more than the encoder's maps
 
@@ -27,6 +28,30 @@ class SecondDecoder(nn.Module):
         """The encoder's maps in, logits of the padded images out."""
         logits: Tensor = self.head(self.decoder(features))
         return logits
+
+
+def border_segmenter(arguments: Mapping[str, Any], pretrained: bool, weights: str | None, own: bool) -> Segmenter:
+    """The second network with an encoder of its own.
+
+    Args:
+        arguments: of `create_segmenter`.
+        pretrained: likewise.
+        weights: file of the encoder's weights.
+        own: whether it was given for this network; else it is the first one's.
+
+    Raises:
+        UserError: as `create_segmenter`; that the weights do not fit is said of this network.
+    """
+    try:
+        return create_segmenter(classes=1, pretrained=pretrained, weights=weights, **arguments)
+    except UserError as error:
+        if weights is None or not str(error).startswith("weights: "):
+            raise
+        args, reason = dict(arguments["encoder_args"] or {}), str(error)
+        if not own:  # the file is right for the first network: what else would fit it is no mend
+            mend = "model.weights are taken for it, too: give model.border_weights, or other border_encoder_args"
+            reason = f"{reason.rpartition('; ')[0]}; {mend}"
+        raise UserError(f"the border network, encoder {arguments['encoder']} with {args}: {reason}") from error
 
 
 def second_decoder(first: Segmenter, arguments: Mapping[str, Any], classes: int) -> SecondDecoder:
@@ -84,8 +109,13 @@ def second_arguments(first: Mapping[str, Any], **given: Any) -> dict[str, Any]:
         first: the first network's.
         given: decoder, encoder, decoder_args, encoder_args, None where not given. The `_args` of the first are taken
             over only where the names are the same.
+
+    Raises:
+        UserError: there is no such decoder, or it does not take the arguments that are given for it.
     """
     made = {key: given[key] or first[key] for key in ("decoder", "encoder")}
+    check_decoder(made["decoder"])
+    check_decoder_args(made["decoder"], given["decoder_args"] or {}, "border_decoder_args")
     for key in ("encoder", "decoder"):
         same = made[key] == first[key]
         made[f"{key}_args"] = given[f"{key}_args"] or (first[f"{key}_args"] if same else None)

@@ -9,7 +9,6 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
 from lit_vision.errors import UserError
@@ -20,6 +19,7 @@ from lit_vision.networks.stages import Stages, divide
 from lit_vision.ops.tiles import check_tiles
 from lit_vision.tasks.checkpoint_facts import refuse_other_task, say_other_preparation, shown_classes
 from lit_vision.tasks.optimization import (
+    WARMUP,
     as_channels_last,
     check_optimization,
     fuse,
@@ -27,6 +27,7 @@ from lit_vision.tasks.optimization import (
     scale_learning_rates,
     warmup_cosine,
 )
+from lit_vision.tasks.schedules import chosen_schedule
 from lit_vision.types import Batch, UInt8Array
 
 CHECKPOINT_VERSION = 1
@@ -45,7 +46,7 @@ class VisionTask(pl.LightningModule):
         optimizer: makes the optimizer from the parameter groups.
         scheduler: makes the scheduler from the optimizer; null = warm-up and cosine over the whole run, per step.
         scheduler_interval: step your own scheduler every "epoch" or every "step".
-        warmup: share of the run in which the default scheduler warms up.
+        warmup: share of the run in which the default scheduler warms up; your own has no other warm-up than its own.
         lr_decay: factor on the learning rate for each stage farther from the head.
         freeze: what does not train: "backbone", a number of stages counted from the input, or regular expressions
             on parameter names. Normalisation layers inside stay in evaluation mode.
@@ -63,6 +64,7 @@ class VisionTask(pl.LightningModule):
     bf16_shown: ClassVar[bool] = False
     trains: ClassVar[bool] = True  # False: there is no fit, and validate, test and predict need no checkpoint
     licence: str | None = None  # of the weights that training started from, see networks/licences.py
+    start_from: str | None = None  # the checkpoint whose weights they are
 
     preprocess: Preprocess
     metrics: nn.ModuleDict  # "val" and "test" -> Metric whose compute() gives {name: scalar}
@@ -73,7 +75,7 @@ class VisionTask(pl.LightningModule):
         optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-3, weight_decay=0.05),
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: str = "epoch",
-        warmup: float = 0.05,
+        warmup: float = WARMUP,
         lr_decay: float = 1.0,
         freeze: Freeze | None = None,
         channels_last: bool = True,
@@ -87,7 +89,7 @@ class VisionTask(pl.LightningModule):
         if tile is not None and not has_tiles:
             raise UserError(f"model.tile is {tile}, but a {type(self).__name__} does not work in tiles: leave it out")
         check_tiles(tile, tile_overlap)
-        check_optimization(warmup, lr_decay, scheduler_interval)
+        check_optimization(warmup, lr_decay, scheduler_interval, scheduler is not None)
         if not class_names:
             raise UserError("model.class_names is empty: give at least one class name")
         if num_classes not in (None, len(class_names)):
@@ -115,6 +117,11 @@ class VisionTask(pl.LightningModule):
     def backbones(self) -> dict[str, nn.Module]:
         """Name of each pretrained part within this module -> the part; what lies outside is the head."""
         raise NotImplementedError
+
+    @property
+    def untrained(self) -> list[str]:
+        """Names of the backbones that begin with random weights."""
+        return [] if self.licence or self.start_from else list(self.backbones)
 
     def adapt_to(self, datamodule: Any) -> None:
         """Takes from the data what a task can only know from it; before callbacks read `monitor`, and in `setup`."""
@@ -184,11 +191,7 @@ class VisionTask(pl.LightningModule):
         if self.scheduler is None:
             default = warmup_cosine(optimizer, self.total_steps, self.warmup)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": default, "interval": "step"}}
-        scheduler = self.scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            config["monitor"] = getattr(scheduler, "monitor", self.monitor)
-        return {"optimizer": optimizer, "lr_scheduler": config}
+        return {"optimizer": optimizer, "lr_scheduler": chosen_schedule(self, optimizer, self.scheduler)}
 
     def grouped(self, stages: Stages) -> list[dict[str, Any]]:
         """The optimizer's parameter groups; a task with several networks may give them rates of their own."""

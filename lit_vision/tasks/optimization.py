@@ -12,6 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from lit_vision.errors import UserError
 from lit_vision.networks.stages import Stages
 
+WARMUP = 0.05  # share of the run, of the default schedule
+
 
 def parameter_groups(
     module: nn.Module, stages: Stages, lr_decay: float = 1.0, norm_decay: bool = False
@@ -49,14 +51,25 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith("bias")
 
 
-def check_optimization(warmup: float, lr_decay: float, scheduler_interval: str) -> None:
+def check_optimization(warmup: float, lr_decay: float, scheduler_interval: str, scheduled: bool = False) -> None:
     """Refuses settings with which a training makes no sense.
 
+    Args:
+        warmup: share of the run.
+        lr_decay: factor by stage.
+        scheduler_interval: of a scheduler of the user's own.
+        scheduled: whether there is one, which knows nothing of `warmup`.
+
     Raises:
-        UserError: one is out of its range.
+        UserError: one is out of its range, or has no effect.
     """
     if not 0 <= warmup < 1:
         raise UserError(f"model.warmup is {warmup}: give a share of the run, from 0 to below 1")
+    if scheduled and warmup not in (0, WARMUP):
+        raise UserError(
+            f"model.warmup is {warmup}, but only the default schedule warms up, and model.scheduler takes its place: "
+            "leave one of them out"
+        )
     if not 0 < lr_decay < math.inf:
         raise UserError(f"model.lr_decay is {lr_decay}: give a factor above 0, such as 0.8; 1 is the same rate for all")
     if scheduler_interval not in ("epoch", "step"):
@@ -104,7 +117,7 @@ def _is_fusible(parameter: nn.Parameter) -> bool:
     return plain and parameter.is_floating_point() and parameter.device.type in ("cpu", "cuda")
 
 
-def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float = 0.01) -> LambdaLR:
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = WARMUP, final: float = 0.01) -> LambdaLR:
     """Linear warm-up over a share of the steps, then half a cosine down to `final` times the learning rate.
 
     Args:

@@ -49,7 +49,7 @@ def take_network(
         raise UserError(f"model.start_from {path} is of a {facts['task']}, but the model is a {type(task).__name__}")
     redrawn = _load(task.network, checkpoint["state_dict"], facts["class_names"], task.class_names, path)
     task.preprocess = Preprocess(earlier["mean"] if mean is None else mean, earlier["std"] if std is None else std)
-    task.licence = facts.get("licence")
+    task.licence, task.start_from = facts.get("licence"), path
     rank_zero_info(f"weights of {path}: {of_other_classes(redrawn, facts['class_names'], task.class_names) or 'all'}")
     return not redrawn
 

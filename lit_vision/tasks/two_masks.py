@@ -14,9 +14,9 @@ from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.segmentation import Segmenter, create_segmenter
 from lit_vision.networks.stages import Stages
 from lit_vision.networks.statistics import statistics_for
-from lit_vision.networks.two_masks import SecondDecoder, both_logits, second_decoder
+from lit_vision.networks.two_masks import SecondDecoder, border_segmenter, both_logits, second_decoder
 from lit_vision.tasks.base import VisionTask
-from lit_vision.tasks.one_of_two import check_start, hold, own_rates, take_weights
+from lit_vision.tasks.one_of_two import NETWORKS, check_start, hold, own_rates, take_weights
 from lit_vision.types import InstanceBatch
 
 Train: TypeAlias = Literal["both", "pixels", "border"]
@@ -33,7 +33,6 @@ class TwoMaskTask(VisionTask):
     border_loss: SegmentationLoss
     trained: Train = "both"
     asked: Train = "both"  # what `trained` is in a fit; a checkpoint of pixels alone changes it in a test
-    start_from: str | None = None
     shared_encoder: bool = False
     border_lr_factor: float = 1.0
 
@@ -56,12 +55,14 @@ class TwoMaskTask(VisionTask):
                 raise UserError("model.shared_encoder is true: leave border_encoder, its _args and border_weights out")
             self.border_network = second_decoder(self.network, second, classes=1)
         else:
+            own = border_weights is not None
             border_weights = border_weights or (weights if alike else None)
-            self.border_network = create_segmenter(classes=1, pretrained=pretrained, weights=border_weights, **second)
+            self.border_network = border_segmenter(second, pretrained, border_weights, own)
         self.preprocess = _preprocess(self.network.backbone, first["in_channels"], weights, mean, std)
         if isinstance(self.border_network, Segmenter):
             second_encoder, channels = self.border_network.backbone, first["in_channels"]
             self.border_preprocess = _preprocess(second_encoder, channels, border_weights, mean, std)
+        self._filled = [pretrained or file is not None for file in (weights, border_weights)]
         encoders = [one.backbone for one in (self.network, self.border_network) if isinstance(one, Segmenter)]
         self.licence = licence_of(encoders, pretrained, weights, border_weights)
         if self.fixed is not None:
@@ -84,6 +85,12 @@ class TwoMaskTask(VisionTask):
         if self.trained != "pixels" and not self.shared_encoder:
             found["border_network.network.encoder.model"] = cast(Segmenter, self.border_network).backbone
         return found
+
+    @property
+    def untrained(self) -> list[str]:
+        """Likewise, each by itself."""
+        filled = dict(zip(NETWORKS, self._filled, strict=True))
+        return [] if self.start_from else [name for name in self.backbones if not filled[name.split(".")[0]]]
 
     def setup(self, stage: str) -> None:
         """As all tasks; a border network alone needs pixels that were trained before."""

@@ -215,6 +215,7 @@ def test_a_layer_opened_behind_the_back_of_ddp_stops_the_run(tmp_path: Path) -> 
     first, second = both(__file__, "train", tmp_path)
     assert first == second
     assert first[0].startswith("the processes have drifted apart: net.0.weight has other values on rank 1")
+    assert first[0].endswith("or parameters that train get no gradient, which DDP waits for: freeze them.")
     assert first[1] == "equal: False", "without the check nobody says a word"
     assert first[2] == "equal: True"
 

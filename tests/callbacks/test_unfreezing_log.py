@@ -17,6 +17,7 @@ from lit_vision.callbacks.unfreezing_log import UnfreezingLog, learning_rates
 from lit_vision.networks.stages import divide
 from lit_vision.tasks.classification import TransferClassifier
 from lit_vision.tasks.instances import InstanceSegmenter
+from lit_vision.tasks.optimization import scale_learning_rates
 
 
 class Net(nn.Module):
@@ -137,8 +138,8 @@ def test_no_copy_where_distances_are_not_wanted() -> None:
 
 
 # --- words ------------------------------------------------------------------------------------------------------
-def shown(log: UnfreezingLog, when: list[str], rates: dict[str, float]) -> list[str]:
-    console = Console(width=140, record=True, file=StringIO())
+def shown(log: UnfreezingLog, when: list[str], rates: dict[str, float], width: int = 140) -> list[str]:
+    console = Console(width=width, record=True, file=StringIO())
     console.print(log.table(when, rates))
     lines = console.export_text().splitlines()
     return [" ".join(line.strip("│").replace("│", "|").split()) for line in lines if "│" in line]
@@ -186,6 +187,30 @@ def test_learning_rates_by_stage_now_and_at_the_beginning() -> None:
     assert learning_rates(optimizer) == pytest.approx({"head": 0.1, "stage0": 0.05, "stage1": 0.0125})
     assert learning_rates(optimizer, initial=True) == {"head": 1.0, "stage0": 0.5, "stage1": 0.125}
     assert learning_rates(torch.optim.SGD(weights, lr=1.0)) == {}
+
+
+def test_rates_of_a_second_network_are_told_where_they_differ() -> None:
+    task = InstanceSegmenter(["a"], border_lr_factor=0.5, lr_decay=0.1, encoder="mobilenetv3_small_050")
+    stages = divide(task.backbones, max_stages=2, module=task)
+    optimizer = torch.optim.SGD(task.grouped(stages), lr=1.0)
+    scale_learning_rates(optimizer)
+    rates = learning_rates(optimizer)
+    assert rates == pytest.approx(
+        {
+            "head": 1,
+            "border_network/head": 0.5,
+            "stage0": 0.1,
+            "border_network/stage0": 0.05,
+            "stage1": 0.01,
+            "border_network/stage1": 0.005,
+        }
+    )
+    rows = shown(UnfreezingLog(stages, task), ["later", "later"], rates, width=240)
+    assert [row.split(" | ")[3] for row in rows[:3]] == [
+        "1; border_network 0.5",
+        "0.1; border_network 0.05",
+        "0.01; border_network 0.005",
+    ]
 
 
 # --- over two processes -----------------------------------------------------------------------------------------

@@ -214,7 +214,10 @@ def test_automatic_weights_by_hand() -> None:
     ("make", "message"),
     [
         (lambda: CrossEntropyLoss(label_smoothing=3), "label_smoothing is 3: give a share"),
-        (lambda: CrossEntropyLoss([1.0, -2.0]), r"class_weights is \[1.0, -2.0\]: give numbers from 0"),
+        (lambda: CrossEntropyLoss([1.0, -2.0]), r"class_weights is \[1\.0, -2\.0\]: give numbers from 0, not all 0"),
+        (lambda: CrossEntropyLoss([0.0, 0.0]), r"class_weights is \[0\.0, 0\.0\]: give numbers from 0, not all 0"),
+        (lambda: FocalLoss(class_weights=[1.0, math.nan]), r"class_weights is \[1\.0, nan\]: give numbers from 0"),
+        (lambda: CrossEntropyLoss([math.inf, 1.0]), r"class_weights is \[inf, 1\.0\]: give numbers from 0"),
         (lambda: FocalLoss(gamma=-1), "gamma -1: give a number from 0"),
     ],
 )

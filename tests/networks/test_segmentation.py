@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lit_vision.errors import UserError
+from lit_vision.networks.backbone_stages import stages
 from lit_vision.networks.segmentation import DECODERS, create_segmenter
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights" / "mobilenetv1_025_imagenet.safetensors"
@@ -87,6 +88,52 @@ def test_local_weights_fill_the_whole_encoder(decoder: str, encoder: str, args: 
     assert torch.equal(state["conv_stem.weight"], stem)
     untrained = create_segmenter(decoder, encoder, 2, encoder_args=args)
     assert not torch.equal(untrained.backbone.state_dict()["conv_stem.weight"], stem)
+
+
+@pytest.mark.parametrize("decoder", [*DECODERS, "depth of 3"])
+def test_whatever_trains_gets_a_gradient(decoder: str) -> None:
+    encoder, args = "mobilenetv3_small_050", SMALL.get(decoder)
+    if decoder == "dpt":
+        encoder, args = "test_vit", {"decoder_fusion_channels": 16, "encoder_output_indices": [0, 1, 2, 4]}
+    if decoder == "depth of 3":
+        decoder, args = "unet", {"encoder_depth": 3, "decoder_channels": [8, 8, 4]}
+    network = create_segmenter(decoder, encoder, 2, decoder_args=args).train()
+    network(torch.randn(2, 3, 64, 64)).mean().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.requires_grad] == []
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder", "args"),
+    [
+        ("pspnet", "mobilenetv3_small_050", {}),
+        ("pspnet", "lcnet_050", {}),
+        ("unet", "tinynet_e", {"encoder_depth": 2, "decoder_channels": [8, 4]}),
+        ("dpt", "test_vit", {"decoder_fusion_channels": 16, "encoder_output_indices": [0, 1, 2, 4]}),
+    ],
+)
+def test_without_unused_layers_the_logits_are_the_same(
+    decoder: str, encoder: str, args: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lean = create_segmenter(decoder, encoder, 2, decoder_args=args).eval()
+    monkeypatch.setattr("lit_vision.networks.segmentation.drop_unused", lambda network, shape: (1, 2, *shape[1:]))
+    whole = create_segmenter(decoder, encoder, 2, decoder_args=args).eval()
+    assert not whole.load_state_dict(lean.state_dict(), strict=False).unexpected_keys
+    assert len(list(whole.parameters())) > len(list(lean.parameters()))
+    images = torch.randn(1, 3, 50, 64)
+    with torch.no_grad():
+        assert torch.equal(whole(images), lean(images))
+
+
+def test_stages_are_those_of_the_layers_that_are_used() -> None:
+    network = create_segmenter("pspnet", "mobilenetv3_small_050", 2)
+    nearest = stages(network.backbone)[0]
+    assert {name.split(".")[1] for name in nearest if name.startswith("blocks.")} == {"1"}
+
+
+def test_pan_takes_small_pictures_at_any_stride_of_its_encoder() -> None:
+    network = create_segmenter("pan", "mobilenetv3_small_050", 2, decoder_args={"encoder_output_stride": 32}).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, 45, 70)).shape == (1, 2, 45, 70)
 
 
 @pytest.mark.parametrize("decoder", ["deeplabv3", "deeplabv3plus", "pspnet", "upernet", "pan"])

@@ -1,5 +1,6 @@
 """Two networks: shared encoder, one after the other, rates of their own, unfreezing; and thresholds that are found."""
 
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -151,6 +152,77 @@ def test_a_border_alone_needs_pixels(root: Path, tmp_path: Path) -> None:
         InstanceSegmenter(["cell"], train="border", start_from=str(tmp_path / "a.ckpt"), **TINY)
     other = InstanceSegmenter(NAMES, train="border", start_from=str(tmp_path / "a.ckpt"), border_decoder="fpn", **TINY)
     assert unchanged(weights_of(first, "network"), weights_of(other, "network"))
+
+
+def test_weights_that_do_not_fit_the_border_are_said_of_it(tmp_path: Path) -> None:
+    file, narrow = (
+        tmp_path / "encoder.pth",
+        {"encoder": "mobilenetv1_100", "encoder_args": {"channel_multiplier": 0.25}},
+    )
+    torch.save(InstanceSegmenter(NAMES, **narrow).network.backbone.state_dict(), file)
+    with pytest.raises(UserError) as caught:
+        InstanceSegmenter(NAMES, weights=str(file), border_encoder_args={"channel_multiplier": 0.5}, **narrow)
+    begin, _, end = str(caught.value).partition(" 135 have another shape (")
+    said = (
+        f"the border network, encoder mobilenetv1_100 with {{'channel_multiplier': 0.5}}: weights: {file} does not fit"
+    )
+    assert begin == f"{said} mobilenetv1_025:"
+    assert end.endswith(
+        "...); model.weights are taken for it, too: give model.border_weights, or other border_encoder_args"
+    )
+    with pytest.raises(UserError, match=r"^the border network, encoder resnet10t with \{\}: weights: .*encoder\.pth "):
+        InstanceSegmenter(NAMES, border_encoder="resnet10t", border_weights=str(file), **TINY)
+
+
+def test_decoder_args_of_the_border_are_called_so() -> None:
+    with pytest.raises(UserError) as caught:
+        InstanceSegmenter(NAMES, border_decoder_args={"activation": "sigmoid"}, **TINY)
+    assert str(caught.value) == "model.border_decoder_args has activation: leave it out, losses and metrics take logits"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ["network", "border_network"]),
+        ({"weights": "encoder.pth"}, []),
+        ({"weights": "encoder.pth", "border_encoder": "resnet10t"}, ["border_network"]),
+        ({"border_weights": "encoder.pth"}, ["network"]),
+        ({"train": "pixels"}, ["network"]),
+        ({"start_from": "a.ckpt"}, []),
+        ({"shared_encoder": True}, ["network"]),
+    ],
+)
+def test_encoders_with_random_weights_are_known(
+    settings: dict[str, Any], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = InstanceSegmenter(NAMES, **TINY)
+    torch.save(first.network.backbone.state_dict(), "encoder.pth")
+    trainer = quiet_trainer()
+    trainer.strategy.connect(first)
+    trainer.save_checkpoint("a.ckpt")
+    task = InstanceSegmenter(NAMES, **TINY, **settings)
+    assert task.untrained == [f"{name}.network.encoder.model" for name in expected]
+
+
+def test_closed_stages_of_random_weights_are_remarked_on(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, Any] = {"callbacks": [ProgressiveUnfreezing(at=[1], unit="step")], "default_root_dir": tmp_path}
+    with caplog.at_level(logging.INFO):
+        trainer = fit(InstanceSegmenter(NAMES, shared_encoder=True, **TINY), root, steps=1, **settings)
+    said = (
+        "unfreezing: network.network.encoder.model begins with random weights, without pretrained, weights or "
+        "start_from, and closed stages keep them: give weights, or leave ProgressiveUnfreezing out"
+    )
+    assert [one.getMessage() for one in caplog.records if "random weights" in one.getMessage()] == [said]
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        again = quiet_trainer(max_steps=2, limit_val_batches=0, **settings)
+        task = InstanceSegmenter(NAMES, shared_encoder=True, **TINY)
+        again.fit(task, data_module(root), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert "random weights" not in caplog.text
 
 
 # --- rates, losses, stages ------------------------------------------------------------------------------------------
