@@ -22,6 +22,7 @@ BORDER = (0.1, 0.2, 0.3, 0.4, 0.55, 0.7)
 AREA = (0.5, 1.0, 2.0)  # times the area in force before anything was found
 FARTHER = (0.0, 0.125, 0.25, 4.0, 8.0, 16.0)  # likewise, once the thresholds are known
 GROUPS = 32  # of pictures, for the error of a gain
+SURE = 2.0  # standard errors that a gain must be above 0
 MOST_KEPT = 2**28  # pixels of the pictures that a process keeps, compressed to about a byte each
 MOST_SEARCHED = 2**24  # pixels that it searches: a quarter of a minute
 
@@ -61,8 +62,8 @@ class ThresholdSearch(Metric):
 
     The score is the mean over IoU .5:.05:.95 of TP / (TP + FP + FN), that of the 2018 Data Science Bowl and of
     StarDist, which unlike COCO's average precision needs no ranking; classes do not count. From what a combination
-    gains over the first one its standard error is taken off, found by a jackknife over groups of pictures (Efron and
-    Stein 1981, https://doi.org/10.1214/aos/1176345462): the best of ninety on few pictures is often worse on others.
+    gains over the first one twice its standard error is taken off, found by a jackknife over groups of pictures (Efron
+    and Stein 1981, https://doi.org/10.1214/aos/1176345462): the best of ninety on few pictures is often worse elsewhere.
 
     Args:
         choices: the combinations; the first one stays unless another is surely better.
@@ -119,9 +120,9 @@ class ThresholdSearch(Metric):
         return shares[..., : len(self.choices), :].mean(-1, dtype=torch.float64)
 
     def compute(self) -> Tensor:
-        """Position of the surest combination: the highest gain less its error; the first of equal ones."""
+        """Position of the surest combination: the highest gain less twice its error; the first of equal ones."""
         gain, error = self.gains()
-        return (gain - error).argmax()
+        return (gain - SURE * error).argmax()
 
 
 @dataclass(frozen=True)
