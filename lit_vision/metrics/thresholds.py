@@ -63,7 +63,7 @@ class ThresholdSearch(Metric):
     The score is the mean over IoU .5:.05:.95 of TP / (TP + FP + FN), that of the 2018 Data Science Bowl and of
     StarDist, which unlike COCO's average precision needs no ranking; classes do not count. From what a combination
     gains over the first one twice its standard error is taken off, found by a jackknife over groups of pictures (Efron
-    and Stein 1981, https://doi.org/10.1214/aos/1176345462): the best of ninety on few pictures is often worse elsewhere.
+    and Stein 1981, https://doi.org/10.1214/aos/1176345462): on few pictures the best of ninety owes much to luck.
 
     Args:
         choices: the combinations; the first one stays unless another is surely better.
