@@ -65,6 +65,8 @@ def voc(root: Path) -> None:
 
 def yolo(root: Path) -> None:
     picture(root / "images/train/a.png")
+    (root / "labels/train").mkdir(parents=True)
+    (root / "labels/train/a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     (root / "data.yaml").write_text("train: images/train\nnames: [a]\n")
 
 
