@@ -83,6 +83,14 @@ def test_a_curve_by_hand() -> None:
     assert curve.average_precision == pytest.approx((26 + 25 * 2 / 3 + 25 * 0.6) / 101)
 
 
+def test_the_highest_precision_at_a_recall_or_above_counts() -> None:
+    (curve,) = curves(scored([(0.9, 0, False), (0.8, 0, True), (0.7, 0, True)], [2]))
+    assert curve is not None
+    assert curve.precision.tolist() == [0, 1 / 2, 2 / 3]
+    assert curve.at_recalls().tolist() == [2 / 3] * 101  # from 0 on
+    assert curve.average_precision == pytest.approx(2 / 3)
+
+
 def test_a_class_without_detections() -> None:
     (curve,) = curves(scored([], [2]))
     assert curve is not None
