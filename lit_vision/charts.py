@@ -86,14 +86,14 @@ def precision_recall(found: Mapping[str, Curve], thresholds: Mapping[str, float]
     left, right = figure.subplots(1, 2)
     recalls, scores = np.linspace(0, 1, 101), np.linspace(0, 1, 201)
     high = [curve.at_recalls() for curve in found.values()]
-    f1 = [_f1_above(curve, scores) for curve in found.values()]
+    f1 = [curve.f1_above(scores) for curve in found.values()]
     few = len(found) <= COLOURED
     for k, (name, curve) in enumerate(found.items()):
         look: dict[str, Any] = {"color": f"C{k}" if few else "0.75", "linewidth": 1.4 if few else 0.6}
         left.plot(recalls, high[k], **look, label=f"{name} {curve.average_precision:.3f}" if few else None)
         right.plot(scores, f1[k], **look)
         chosen = np.array([thresholds[name]])
-        right.plot(chosen, _f1_above(curve, chosen), "o", color=look["color"], markersize=4)
+        right.plot(chosen, curve.f1_above(chosen), "o", color=look["color"], markersize=4)
     if len(found) > 1:
         mean = float(np.mean([curve.average_precision for curve in found.values()]))
         label = f"mean of {len(found)} classes {mean:.3f}"
@@ -106,12 +106,6 @@ def precision_recall(found: Mapping[str, Curve], thresholds: Mapping[str, float]
     for text in left.legend(frameon=False, loc="lower left", title="average precision").get_texts():
         text.set_parse_math(False)
     return _pixels(figure)
-
-
-def _f1_above(curve: Curve, thresholds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """F1 of the detections whose score is above each threshold."""
-    count = np.searchsorted(-curve.scores, -thresholds.astype(np.float32))  # of the scores above
-    return np.append(0.0, curve.f1)[count]
 
 
 def intervals(panels: Mapping[str, Sequence[tuple[str, float, float, float]]]) -> UInt8Array:

@@ -47,6 +47,11 @@ class Curve(NamedTuple):
         both = self.precision + self.recall
         return np.divide(2 * self.precision * self.recall, both, out=np.zeros_like(both), where=both > 0)
 
+    def f1_above(self, thresholds: Floats) -> Floats:
+        """F1 of the detections whose score is above each threshold."""
+        count = np.searchsorted(-self.scores, -thresholds.astype(np.float32))
+        return np.asarray(np.append(0.0, self.f1)[count])
+
     def at_recalls(self) -> Floats:
         """(101,) the highest precision at recalls 0, 0.01, ..., 1 or above; 0 where none is reached."""
         highest = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)

@@ -78,6 +78,8 @@ def test_a_curve_by_hand() -> None:
     assert curve.recall.tolist() == [0.25, 0.25, 0.5, 0.75, 0.75]
     assert curve.precision.tolist() == [1, 1 / 2, 2 / 3, 3 / 5, 3 / 6]
     assert curve.f1.tolist() == pytest.approx([2 / 5, 2 / 6, 4 / 7, 6 / 9, 6 / 10])
+    above = curve.f1_above(np.array([0.95, 0.9, 0.85, 0.6, 0.55, 0.1, 0.0]))  # strictly
+    assert above.tolist() == pytest.approx([0, 0, 2 / 5, 2 / 6, 4 / 7, 6 / 10, 6 / 10])
     high = curve.at_recalls()
     assert [high[k] for k in (0, 25, 26, 50, 51, 75, 76)] == [1, 1, 2 / 3, 2 / 3, 0.6, 0.6, 0]
     assert curve.average_precision == pytest.approx((26 + 25 * 2 / 3 + 25 * 0.6) / 101)
