@@ -24,6 +24,7 @@ from lit_vision.tasks.optimization import (
     check_optimization,
     fuse,
     parameter_groups,
+    row_major,
     scale_learning_rates,
     warmup_cosine,
 )
@@ -134,10 +135,9 @@ class VisionTask(pl.LightningModule):
             self._freeze(self.freezing)
         if self.channels_last and self.device_mesh is None:  # FSDP2 divides contiguous parameters only
             as_channels_last(self)
-        if self.compiled:
-            for child in self.children():
-                if next(child.parameters(), None) is not None:  # losses and metrics only break the graph
-                    child.compile()
+        for child in self.children() if self.compiled else ():
+            if next(child.parameters(), None) is not None:  # losses and metrics only break the graph
+                child.compile()
 
     def _preprocessing(self) -> dict[str, Any] | None:
         """That of the pictures that the Trainer feeds; None where there is no Trainer or no data module of ours."""
@@ -261,12 +261,12 @@ class VisionTask(pl.LightningModule):
 
         Lightning averages the processes' counts as whole numbers and drops the rest: 5 and 4 images would count 4 each.
         """
-        processes = getattr(self._trainer, "world_size", 1)  # without a Trainer there is one
-        return size if stage == "train" else size * processes
+        return size if stage == "train" else size * getattr(self._trainer, "world_size", 1)  # 1 without a Trainer
 
     # --- checkpoints --------------------------------------------------------------------------------------------
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what prediction needs: task, classes, preprocessing (plain values)."""
+        """Adds what prediction needs: task, classes, preprocessing (plain values); weights are in row-major order."""
+        checkpoint["state_dict"] = row_major(checkpoint["state_dict"])
         checkpoint["lit_vision"] = {
             "version": CHECKPOINT_VERSION,
             "task": self._kind().__name__,

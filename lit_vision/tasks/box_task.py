@@ -87,7 +87,7 @@ class BoxTask(VisionTask):
 
     def _evaluate(self, batch: DetectionBatch, metrics: Metric, stage: str) -> Sequence[Mapping[str, object]]:
         """Metrics rank all candidates; the predictions given back are those that a user would get."""
-        groups = own_frames(self.data.get("fit"), batch, self._multiple)
+        groups = own_frames(self, batch, self._multiple)
         if len(groups) > 1:
             parts = [self._evaluate(part_of(batch, *group), metrics, stage) for group in groups]
             return _in_order(groups, parts)
@@ -131,7 +131,7 @@ class BoxTask(VisionTask):
         rule = self._rule(strictly=True)
         if self.tile is not None:
             return [self._in_tiles(image, [rule])[0] for image in originals(self, batch)]
-        groups = own_frames(self.data.get("fit"), batch, self._multiple)
+        groups = own_frames(self, batch, self._multiple)
         parts = [part_of(batch, *group) for group in groups] if len(groups) > 1 else [batch]
         found = [self._detections(self._find(one["image"], rule.objectness), one, rule) for one in parts]
         return _in_order(groups, found)

@@ -196,12 +196,11 @@ class InstanceSegmenter(TwoMaskTask):
         if tested_in_tiles(self):
             maps = torch.stack([self._in_tiles(batch, i, views) for i in range(len(batch["size"]))])
             return maps[:, :-1].clamp_min(1e-12).log(), maps[:, -1:].logit(1e-6), maps
-        fit = self.data.get("fit")
-        logits = maps_in_own_frames(fit, batch, lambda images: torch.cat(self(images), 1))
+        logits = maps_in_own_frames(self, batch, lambda images: torch.cat(self(images), 1))
         pixels, border = logits[:, :-1], logits[:, -1:]
         if views != SINGLE_VIEW:
             averaged_maps = partial(mean_over_views, self._probabilities, **views)
-            return pixels, border, maps_in_own_frames(fit, batch, averaged_maps)
+            return pixels, border, maps_in_own_frames(self, batch, averaged_maps)
         return pixels, border, torch.cat([pixels.float().softmax(1), border.float().sigmoid()], 1)
 
     def _in_tiles(self, batch: InstanceBatch, i: int, views: dict[str, Any]) -> Tensor:
@@ -259,7 +258,7 @@ class InstanceSegmenter(TwoMaskTask):
         if self.tile is not None:
             return [self.predict_whole(image) for image in originals(self, batch)]
         averaged = partial(mean_over_views, self._probabilities, **self.views)
-        maps = maps_in_own_frames(self.data.get("fit"), batch, averaged).detach().cpu().numpy()
+        maps = maps_in_own_frames(self, batch, averaged).detach().cpu().numpy()
         frames, sizes = batch["frame"].cpu().numpy(), batch["size"].tolist()
         predictions = []
         for one, frame, size in zip(maps, frames, sizes, strict=True):

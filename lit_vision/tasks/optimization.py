@@ -1,6 +1,7 @@
 """Parameter groups and the default schedule: every parameter is in the optimizer from the first step."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -139,3 +140,8 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = WARMUP, fina
 def as_channels_last(module: nn.Module) -> None:
     """Puts the 4-D parameters in channels_last order, which CPUs and GPUs convolve fastest."""
     module.to(memory_format=torch.channels_last)
+
+
+def row_major(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict whose tensors are in row-major order: torch hands others to FSDP2's processes as other weights."""
+    return {name: value.contiguous() if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -7,21 +7,24 @@ import torch
 from torch import Tensor
 
 from lit_vision.data.dataset import NATIVE_MULTIPLE
+from lit_vision.tasks.base import VisionTask
 from lit_vision.types import Batch
 
 Group = tuple[list[int], tuple[int, int]]
 
 
-def own_frames(fit: str | None, batch: Batch, multiple: int = NATIVE_MULTIPLE) -> list[Group]:
+def own_frames(task: VisionTask, batch: Batch, multiple: int = NATIVE_MULTIPLE) -> list[Group]:
     """Groups of a batch's pictures, (places, (height, width)): their own size, padded only to a multiple.
 
+    Under FSDP2 the whole batch is one: its processes wait for each other in every run of the network.
+
     Args:
-        fit: of the data; only "native" makes pictures of different sizes.
+        task: whose data say whether pictures are of different sizes: with `fit: native` alone.
         batch: with `image` and `size`.
         multiple: of both sides.
     """
     height, width = batch["image"].shape[-2:]
-    if fit != "native":
+    if task.data.get("fit") != "native" or task.device_mesh is not None:
         return [(list(range(len(batch["image"]))), (height, width))]
     groups: dict[tuple[int, int], list[int]] = {}
     for place, size in enumerate(batch["size"].tolist()):
@@ -30,16 +33,16 @@ def own_frames(fit: str | None, batch: Batch, multiple: int = NATIVE_MULTIPLE) -
     return [(places, size) for size, places in groups.items()]
 
 
-def maps_in_own_frames(fit: str | None, batch: Batch, maps_of: Callable[[Tensor], Tensor]) -> Tensor:
+def maps_in_own_frames(task: VisionTask, batch: Batch, maps_of: Callable[[Tensor], Tensor]) -> Tensor:
     """Maps (B, K, H, W) of a batch's pictures, each computed in its own frame; 0 in what the batch adds to it.
 
     Args:
-        fit: of the data.
+        task: see `own_frames`.
         batch: with `image` (B, C, H, W) and `size`.
         maps_of: images (b, C, h, w) to maps (b, K, h, w).
     """
     images, whole = batch["image"], None
-    for places, (height, width) in own_frames(fit, batch):
+    for places, (height, width) in own_frames(task, batch):
         if len(places) == len(images) and (height, width) == images.shape[-2:]:
             return maps_of(images)
         maps = maps_of(images[places, :, :height, :width])

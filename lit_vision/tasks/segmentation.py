@@ -192,7 +192,7 @@ class SemanticSegmenter(VisionTask):
             confidence = torch.stack([one["confidence"] for one in predictions])
         else:
             seen = partial(self._evaluated_logits, stage=stage)
-            logits = maps_in_own_frames(self.data.get("fit"), batch, seen)
+            logits = maps_in_own_frames(self, batch, seen)
             loss = self.loss(logits, batch["mask"])
             confidence, masks = logits.softmax(1).max(1)
         self.log_loss(stage, loss, len(masks))
@@ -242,7 +242,7 @@ class SemanticSegmenter(VisionTask):
         """
         if self.tile is not None:
             return [self.predict_whole(image) for image in originals(self, batch)]
-        probabilities = maps_in_own_frames(self.data.get("fit"), batch, self.probabilities)
+        probabilities = maps_in_own_frames(self, batch, self.probabilities)
         framed = zip(probabilities, batch["frame"], batch["size"].tolist(), strict=True)
         return [_in_original(maps, frame, (height, width)) for maps, frame, (height, width) in framed]
 

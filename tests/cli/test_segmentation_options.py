@@ -36,22 +36,21 @@ def test_schedules_by_class_path(
     assert rates == pytest.approx([0.1 * factor] * len(rates))
 
 
-@pytest.mark.parametrize("value", ["2.5", "wide"])
-def test_a_number_or_a_word_is_asked_for_by_both(
-    value: str, drawn: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("task", "key", "value", "wanted"),
+    [
+        ("instances", "border_radius", "2.5", "a whole number or auto"),
+        ("instances", "border_radius", "wide", "a whole number or auto"),
+        ("segmentation", "image_size", "[64, 64, 64]", "a whole number or a list of 2\n"),
+        ("segmentation", "image_size", "wide", "a whole number or a list of 2\n"),
+    ],
+)
+def test_a_value_of_no_type_asks_for_all(
+    task: str, key: str, value: str, wanted: str, drawn: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_experiment(workspace / "toy.yaml", "instances", drawn)
-    assert main(["fit", "-c", str(path), "--data.border_radius", value]) == 2
-    assert f"data.border_radius is {value}, but must be a whole number or auto" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("value", ["[64, 64, 64]", "wide"])
-def test_a_number_or_a_pair_is_asked_for_by_both(
-    value: str, drawn: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_experiment(workspace / "toy.yaml", "segmentation", drawn)
-    assert main(["fit", "-c", str(path), "--data.image_size", value]) == 2
-    assert f"data.image_size is {value}, but must be a whole number or a list of 2\n" in capsys.readouterr().err
+    path = write_experiment(workspace / "toy.yaml", task, drawn)
+    assert main(["fit", "-c", str(path), f"--data.{key}", value]) == 2
+    assert f"data.{key} is {value}, but must be {wanted}" in capsys.readouterr().err
 
 
 def test_a_list_or_a_word_is_asked_for_by_both(

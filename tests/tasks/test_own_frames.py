@@ -1,6 +1,7 @@
 """Pictures of different sizes in one batch: what is found in one does not depend on the others."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,11 +26,17 @@ def batch_of(sizes: list[tuple[int, int]], first: int = 0) -> Any:
     return Collate(multiple=32)(samples)
 
 
+def seen(fit: str, **more: Any) -> Any:
+    return SimpleNamespace(data={"fit": fit}, **{"device_mesh": None, **more})
+
+
 def test_groups_are_of_the_pictures_own_sizes() -> None:
     batch = batch_of(SIZES)
     assert batch["image"].shape[-2:] == (128, 96)
-    assert own_frames("native", batch) == [([0, 2, 3], (64, 96)), ([1], (128, 64))]
-    assert own_frames("letterbox", batch) == [([0, 1, 2, 3], (128, 96))]
+    assert own_frames(seen("native"), batch) == [([0, 2, 3], (64, 96)), ([1], (128, 64))]
+    assert own_frames(seen("letterbox"), batch) == [([0, 1, 2, 3], (128, 96))]
+    # FSDP2's processes wait for each other in every run of the network: all of them have to run it as often.
+    assert own_frames(seen("native", device_mesh=object()), batch) == [([0, 1, 2, 3], (128, 96))]
     part = part_of({**batch, "paths": list("abcd")}, [1], (128, 64))
     assert part["image"].shape == (1, 3, 128, 64)
     assert (part["paths"], part["size"].tolist()) == (["b"], [[100, 33]])
@@ -42,7 +49,7 @@ def test_maps_are_those_of_a_picture_alone() -> None:
         return images.float().mean((1, 2, 3), keepdim=True).expand(-1, 1, *images.shape[-2:])
 
     batch = batch_of(SIZES)
-    maps = maps_in_own_frames("native", batch, mean_of)
+    maps = maps_in_own_frames(seen("native"), batch, mean_of)
     for k, (height, width) in enumerate(SIZES):
         alone = mean_of(batch_of([SIZES[k]], first=k)["image"])
         assert torch.equal(maps[k, :, :height, :width], alone[0, :, :height, :width])
