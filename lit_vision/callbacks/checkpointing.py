@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
+from torch.optim import Optimizer
 
 from lit_vision.errors import UserError
 from lit_vision.runs.progress import Moment
@@ -86,6 +87,20 @@ class RunCheckpoints(ModelCheckpoint):
         if stage == "fit" and trainer.is_global_zero:
             for partial in Path(self.dirpath).glob("*.partial"):
                 partial.unlink(missing_ok=True)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lets FSDP take an optimizer's state from its own checkpoints only; Lightning has no hook before it."""
+        if not isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+            return
+        strategy: Any = trainer.strategy
+        load = strategy.load_checkpoint
+
+        def load_checkpoint(path: str | Path, *args: Any, **options: Any) -> Any:
+            if trainer.state.fn == "fit":  # a test after it has no optimizer
+                check_order(pl_module, trainer.optimizers, path)
+            return load(path, *args, **options)
+
+        strategy.load_checkpoint = load_checkpoint
 
     def _choose(self, monitor: str, mode: str) -> None:
         if self.monitor not in (None, monitor) and self._given_mode is None:
@@ -188,6 +203,31 @@ def refuse_parts(strategy: Strategy) -> None:
         f"{type(strategy).__name__} would write each checkpoint as a folder of parts, which a kill leaves torn "
         f"and which --resume cannot read: set {option}"
     )
+
+
+def check_order(module: torch.nn.Module, optimizers: Sequence[Optimizer], checkpoint: str | Path) -> None:
+    """Whether FSDP can give an optimizer's state in a checkpoint to the parameters that it belongs to.
+
+    Lightning's FSDP numbers parameters in the order of the network, any other run in that of the optimizer's groups: a
+    state would go to other parameters, in silence where the shapes agree.
+
+    Args:
+        module: with all the parameters, divided over the processes.
+        optimizers: of the run that goes on.
+        checkpoint: a file that it goes on from.
+
+    Raises:
+        UserError: the state is numbered in another order.
+    """
+    place = {id(parameter): k for k, parameter in enumerate(module.parameters())}
+    here = [[[place[id(one)] for one in group["params"]] for group in own.param_groups] for own in optimizers]
+    states = torch.load(checkpoint, "cpu", weights_only=True, mmap=True)["optimizer_states"]
+    if here != [[group["params"] for group in own["param_groups"]] for own in states]:
+        raise UserError(
+            f"{checkpoint} was written by a training that did not divide its network, and FSDP would take its "
+            "optimizer's state for that of other weights: go on with the strategy of that run, or begin a new one from "
+            "it (model.start_from)"
+        )
 
 
 def keep_as(file: Path, other: Path) -> None:

@@ -17,7 +17,7 @@ from resuming import CASES, Case, Cut, digest, train
 
 from lit_vision.callbacks import checkpointing
 from lit_vision.callbacks.boundaries import Boundaries
-from lit_vision.callbacks.checkpointing import RunCheckpoints, keep_as, refuse_parts
+from lit_vision.callbacks.checkpointing import RunCheckpoints, check_order, keep_as, refuse_parts
 from lit_vision.callbacks.seeding import StepSeeds
 from lit_vision.errors import UserError
 from lit_vision.runs.checkpoints import AtomicCheckpointIO
@@ -233,3 +233,16 @@ def test_checkpoints_of_several_files_are_refused(strategy: Any, option: str) ->
     refuse_parts(ModelParallelStrategy(save_distributed_checkpoint=False))
     refuse_parts(FSDPStrategy())
     refuse_parts(DDPStrategy())
+
+
+def test_a_state_numbered_in_the_order_of_the_groups_is_refused(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    groups = [{"params": [one.weight for one in module]}, {"params": [one.bias for one in module]}]
+    optimizer = torch.optim.AdamW(groups)
+    for name, numbers in (("plain", [[0, 1], [2, 3]]), ("divided", [[0, 2], [1, 3]])):
+        states = [{"state": {}, "param_groups": [{"params": own} for own in numbers]}]
+        torch.save({"optimizer_states": states}, tmp_path / f"{name}.ckpt")
+    assert optimizer.state_dict()["param_groups"][0]["params"] == [0, 1]  # as any training but FSDP's writes them
+    check_order(module, [optimizer], tmp_path / "divided.ckpt")
+    with pytest.raises(UserError, match=r"plain\.ckpt was written by a training that did not divide its network"):
+        check_order(module, [optimizer], tmp_path / "plain.ckpt")
