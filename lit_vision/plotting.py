@@ -128,7 +128,7 @@ def draw_instances(
 
     Args:
         image: (H, W, C) uint8.
-        instances: (H, W) label map, 0 = background, 1..N.
+        instances: (H, W) label map, 0 = background, 1..N; below 0, unknown, is darkened.
         labels: (N,) class of object k at position k - 1.
         class_names: K names.
         scores: (N,) in [0, 1], shown behind the names.
@@ -136,6 +136,7 @@ def draw_instances(
     canvas, factor = enlarge(image), enlargement(image.shape[:2])
     numbers = _enlarged(instances, factor)
     _tint(canvas, (numbers - 1) % 256, numbers > 0, palette(), 0.55)
+    _tint(canvas, np.zeros_like(numbers), numbers < 0, np.zeros((1, 3), np.uint8), 0.55)
     canvas[_outlines(numbers)] = WHITE
     classes = np.asarray(labels, np.int64).reshape(-1)
     shares = None if scores is None else np.asarray(scores, np.float64).reshape(-1)
@@ -218,7 +219,7 @@ def _outlines(numbers: Int32Array) -> BoolArray:
 
 def _middles(numbers: Int32Array) -> dict[int, tuple[int, int]]:
     """Object number -> mean (x, y) of its pixels."""
-    rows, columns = np.nonzero(numbers)
+    rows, columns = np.nonzero(numbers > 0)
     found = numbers[rows, columns]
     counts = np.bincount(found)
     x, y = (np.bincount(found, place) / np.maximum(counts, 1) for place in (columns, rows))

@@ -110,6 +110,16 @@ def test_several_classes_are_named_and_one_is_not() -> None:
     assert 150 < changed[:, 1].min() < 200 < changed[:, 1].max() < 250
 
 
+def test_unknown_pixels_beside_objects_are_darkened_and_bear_no_name() -> None:
+    instances = np.zeros((60, 60), np.int32)
+    instances[5:25, 5:25], instances[35:55, 5:55] = 1, -1
+    white = np.full((60, 60, 3), 255, np.uint8)
+    drawn = draw_instances(white, instances, [1], ["cell", "other"])
+    factor = len(drawn) // 60
+    assert drawn[45 * factor, 30 * factor].tolist() == [115, 115, 115]  # 45 % of white
+    assert drawn[30 * factor, 58 * factor].tolist() == [255, 255, 255]
+
+
 def test_label_stays_inside_a_tiny_picture() -> None:
     drawn = draw_label(np.zeros((8, 8, 1), np.uint8), ["a very long name of a class 0.99", "Größe"], (0, 120, 0))
     assert drawn.shape == (320, 320, 3)
