@@ -75,8 +75,9 @@ class CrossEntropyLoss(SegmentationLoss):
     def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Weighted mean; 0 where only classes of weight 0 are in the mask."""
         logits = two_classes(logits)
-        size = self.pixel_weights(logits, mask)  # no selection of pixels: that would wait for the GPU at every step
-        return self.total(logits, mask) / size.sum().clamp_min(1e-12)
+        size = self.pixel_weights(logits, mask).sum()  # no selection: that would wait for the GPU at every step
+        # Smoothing costs something even where size is 0.
+        return self.total(logits, mask) * (size > 0) / size.clamp_min(1e-12)
 
     def pixel_weights(self, logits: Tensor, mask: Tensor) -> Tensor:
         """(B, H, W) float32, 0 where a pixel does not count, else the weight of its class."""
