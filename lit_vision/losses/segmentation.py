@@ -209,15 +209,12 @@ class SumLoss(SegmentationLoss):
     """Weighted sum of losses.
 
     Args:
-        losses: each maps (logits, mask) to a scalar.
+        losses: each maps (logits, mask) to a scalar, and has its own `ignore_index`.
         weights: one factor per loss; null = all 1.
-        ignore_index: mask value of pixels that do not count.
     """
 
-    def __init__(
-        self, losses: list[SegmentationLoss], weights: list[float] | None = None, ignore_index: int = IGNORE_INDEX
-    ) -> None:
-        super().__init__(ignore_index)
+    def __init__(self, losses: list[SegmentationLoss], weights: list[float] | None = None) -> None:
+        super().__init__()
         self.weights = [1.0] * len(losses) if weights is None else weights
         if not losses or len(self.weights) != len(losses):
             raise UserError(
