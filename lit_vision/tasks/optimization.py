@@ -119,6 +119,7 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = WARMUP, fina
     """Linear warm-up over a share of the steps, then half a cosine down to `final` times the learning rate.
 
     Args:
+        optimizer: its groups' rates are the highest of each.
         steps: optimizer steps of the whole run.
         warmup: share of the steps, in [0, 1).
         final: last factor (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, without restarts).

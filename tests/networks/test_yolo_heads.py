@@ -103,6 +103,20 @@ def test_objectness_without_anchors_is_the_best_classs_probability() -> None:
     assert found["labels"].tolist() == [0]
 
 
+def test_only_boxes_above_the_threshold_are_decoded_without_anchors() -> None:
+    torch.manual_seed(0)
+    network = yolo("lcnet_050", 3, width=32, neck="pan", head="anchor_free", head_args={"reg_max": 4})
+    raw = [torch.randn(2, 23, side, side) for side in (2, 4, 8)]
+    decoded = network.decode(raw)
+    threshold = float(decoded.objectness.flatten().sort().values[-9])  # of the ninth best: it is not above itself
+    found = network.decode_above(raw, threshold)
+    assert sum(len(one.objectness) for one in found) == 8
+    for i, one in enumerate(found):
+        kept = decoded.objectness[i] > threshold
+        for ours, every in zip(one, decoded, strict=True):
+            torch.testing.assert_close(ours, every[i][kept])
+
+
 def test_head_args_stretch_the_places_in_a_cell() -> None:
     network = yolo("lcnet_050", 2, width=32, head_args={"scale_x_y": 2.0})
     assert isinstance(network, YOLO)
