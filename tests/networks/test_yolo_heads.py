@@ -68,6 +68,9 @@ def test_pan_brings_what_the_finest_sees_to_the_coarsest_and_back() -> None:
     assert not torch.allclose(found[0], changed[0])
     changed = pan([coarse + torch.randn(1, 32, 4, 4), fine])
     assert not torch.allclose(found[1], changed[1])
+    three, finest = PAN((64, 32, 16), 64).eval(), torch.randn(1, 16, 8, 8)
+    others = [torch.randn(1, 64, 2, 2), torch.randn(1, 32, 4, 4)]
+    assert not torch.allclose(three([*others, finest])[0], three([*others, -finest])[0])  # over two steps
 
 
 @pytest.mark.parametrize("reg_max", [0, 16])
