@@ -11,7 +11,7 @@ def soft_cross_entropy(
 
     With one-hot targets it equals `F.cross_entropy` against their labels, weights and smoothing included; that
     function itself averages over images instead where targets are probabilities, so that mixing pictures would
-    change the size of a weighted loss.
+    change the size of a weighted loss. Where all that is there has weight 0 the loss is 0, not NaN as torch's.
 
     Shape:
         logits: (B, K). targets: (B, K), rows sum to 1. weight: (K,). Result: scalar.
@@ -20,7 +20,8 @@ def soft_cross_entropy(
     weighted = losses if weight is None else losses * weight
     hard = (targets * weighted).sum(1)
     total = (1 - label_smoothing) * hard + label_smoothing * weighted.mean(1)
-    return total.sum() / (targets.sum() if weight is None else (targets * weight).sum())
+    size = targets.sum() if weight is None else (targets * weight).sum()
+    return total.sum() * (size > 0) / size.clamp_min(1e-12)
 
 
 def smooth_binary_cross_entropy(

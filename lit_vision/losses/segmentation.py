@@ -75,8 +75,9 @@ class CrossEntropyLoss(SegmentationLoss):
     def cost(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Weighted mean; 0 where only classes of weight 0 are in the mask."""
         logits = two_classes(logits)
-        size = self.pixel_weights(logits, mask)  # no selection of pixels: that would wait for the GPU at every step
-        return self.total(logits, mask) / size.sum().clamp_min(1e-12)
+        size = self.pixel_weights(logits, mask).sum()  # no selection: that would wait for the GPU at every step
+        # Smoothing costs something even where size is 0.
+        return self.total(logits, mask) * (size > 0) / size.clamp_min(1e-12)
 
     def pixel_weights(self, logits: Tensor, mask: Tensor) -> Tensor:
         """(B, H, W) float32, 0 where a pixel does not count, else the weight of its class."""
@@ -208,15 +209,12 @@ class SumLoss(SegmentationLoss):
     """Weighted sum of losses.
 
     Args:
-        losses: each maps (logits, mask) to a scalar.
+        losses: each maps (logits, mask) to a scalar, and has its own `ignore_index`.
         weights: one factor per loss; null = all 1.
-        ignore_index: mask value of pixels that do not count.
     """
 
-    def __init__(
-        self, losses: list[SegmentationLoss], weights: list[float] | None = None, ignore_index: int = IGNORE_INDEX
-    ) -> None:
-        super().__init__(ignore_index)
+    def __init__(self, losses: list[SegmentationLoss], weights: list[float] | None = None) -> None:
+        super().__init__()
         self.weights = [1.0] * len(losses) if weights is None else weights
         if not losses or len(self.weights) != len(losses):
             raise UserError(

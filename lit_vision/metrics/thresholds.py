@@ -116,8 +116,8 @@ class ThresholdSearch(Metric):
         return scores - scores[0], error
 
     def _shares(self, hits: Tensor, false: Tensor, objects: Tensor) -> Tensor:
-        shares = hits / (false + objects).clamp_min(1)
-        return shares[..., : len(self.choices), :].mean(-1, dtype=torch.float64)
+        shares = hits.double() / (false + objects).clamp_min(1)
+        return shares[..., : len(self.choices), :].mean(-1)
 
     def compute(self) -> Tensor:
         """Position of the surest combination: the highest gain less twice its error; the first of equal ones."""

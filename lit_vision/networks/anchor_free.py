@@ -37,8 +37,8 @@ class AnchorFreeHead(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = ConvUnit(in_channels, width) if in_channels != width else nn.Identity()
-        self.box_branch = nn.Sequential(*(conv3x3(width, width, depthwise) for _ in range(depth)))
-        self.class_branch = nn.Sequential(*(conv3x3(width, width, depthwise) for _ in range(depth)))
+        self.box_branch = nn.Sequential(*(conv3x3(width, depthwise) for _ in range(depth)))
+        self.class_branch = nn.Sequential(*(conv3x3(width, depthwise) for _ in range(depth)))
         self.box = nn.Conv2d(width, 4 * (reg_max + 1), 1)
         self.classes = nn.Conv2d(width, num_classes, 1)
         starts = _start(reg_max).repeat(4), torch.full((num_classes,), log(OBJECT_PRIOR / (1 - OBJECT_PRIOR)))

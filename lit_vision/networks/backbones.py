@@ -18,6 +18,7 @@ from lit_vision.errors import UserError
 from lit_vision.networks.darknet_file import is_darknet_file
 from lit_vision.networks.darknet_weights import load_backbone
 from lit_vision.networks.new_head import draw_new_head, last_layers
+from lit_vision.networks.timm_names import pretrained_config
 from lit_vision.networks.torchvision_names import (
     check_torchvision,
     create_torchvision,
@@ -244,9 +245,7 @@ def weights_source(backbone: str | nn.Module) -> str | None:
 def _config(backbone: str | nn.Module) -> dict[str, Any]:
     """The library's description of a backbone's pretrained weights; empty where it has none."""
     if isinstance(backbone, nn.Module):
-        inner = getattr(backbone, "model", None)
-        found = getattr(backbone, "pretrained_cfg", None) or getattr(inner, "pretrained_cfg", None) or {}
-        return dict(found)
+        return pretrained_config(backbone)
     if is_torchvision(backbone):
         return describe(backbone)
     import timm

@@ -43,25 +43,20 @@ class ConvUnit(nn.Sequential):
         super().__init__(convolution, norm, act_layer(inplace=True))
 
 
-def conv3x3(
-    in_channels: int, out_channels: int, depthwise: bool = False, act_layer: Activation = nn.SiLU
-) -> nn.Sequential:
+def conv3x3(channels: int, depthwise: bool) -> nn.Sequential:
     """A 3x3 unit, or its cheap stand-in: 3x3 channel by channel, then 1x1 (MobileNets, arXiv:1704.04861)."""
     if not depthwise:
-        return ConvUnit(in_channels, out_channels, 3, act_layer=act_layer)
-    return nn.Sequential(
-        ConvUnit(in_channels, in_channels, 3, groups=in_channels, act_layer=act_layer),
-        ConvUnit(in_channels, out_channels, 1, act_layer=act_layer),
-    )
+        return ConvUnit(channels, channels, 3)
+    return nn.Sequential(ConvUnit(channels, channels, 3, groups=channels), ConvUnit(channels, channels))
 
 
 class Residual(nn.Module):
     """Darknet-53's block, 1x1 then 3x3 (YOLOv3, section 2.4), with or without its shortcut."""
 
-    def __init__(self, channels: int, shortcut: bool, depthwise: bool, act_layer: Activation) -> None:
+    def __init__(self, channels: int, shortcut: bool, act_layer: Activation) -> None:
         super().__init__()
         self.reduce = ConvUnit(channels, channels, 1, act_layer=act_layer)
-        self.spread = conv3x3(channels, channels, depthwise, act_layer)
+        self.spread = ConvUnit(channels, channels, 3, act_layer=act_layer)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +76,6 @@ class CSPBlock(nn.Module):
         out_channels: of the result.
         depth: blocks in the chain.
         shortcut: whether the blocks add their input.
-        depthwise: see `conv3x3`.
         act_layer: makes the activations.
     """
 
@@ -91,13 +85,12 @@ class CSPBlock(nn.Module):
         out_channels: int,
         depth: int = 1,
         shortcut: bool = True,
-        depthwise: bool = False,
         act_layer: Activation = nn.SiLU,
     ) -> None:
         super().__init__()
         half = max(out_channels // 2, 1)
         self.split = ConvUnit(in_channels, 2 * half, 1, act_layer=act_layer)
-        self.blocks = nn.ModuleList(Residual(half, shortcut, depthwise, act_layer) for _ in range(depth))
+        self.blocks = nn.ModuleList(Residual(half, shortcut, act_layer) for _ in range(depth))
         self.transition = ConvUnit((2 + depth) * half, out_channels, 1, act_layer=act_layer)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,17 +10,16 @@ from torch import Tensor, nn
 
 from lit_vision.errors import UserError
 from lit_vision.networks.darknet_cfg import DarknetConfig, backbone_length, find_config
-from lit_vision.networks.darknet_kinds import Head as HeadKind
+from lit_vision.networks.darknet_kinds import Head as HeadSection
 from lit_vision.networks.darknet_layers import ConvBlock, LayerRun, make_layer
 from lit_vision.networks.yolo_layers import Head
+from lit_vision.networks.yolo_network import AnchorDecoder
 from lit_vision.ops.anchors import arrange_anchors
-from lit_vision.ops.candidates import decode_above
-from lit_vision.ops.grid import Decoded, Grid, decode, flatten_outputs, grid_of
 
 BN_EPS = 1e-5
 
 
-class DarknetYOLO(nn.Module):
+class DarknetYOLO(AnchorDecoder):
     """The network of a .cfg, in two parts: what `darknet_cfg.backbone_length` counts to the backbone, and the rest.
 
     Layers keep their Darknet numbers: layer 74 of yolov3.cfg is `backbone.layers.74`, layer 81 `head.layers.81`.
@@ -42,7 +41,6 @@ class DarknetYOLO(nn.Module):
         heads_read: whether the heads are those of a file of weights, which learnt with its own anchors.
     """
 
-    anchors: Tensor
     listed: Tensor
     heads_read = False
 
@@ -84,20 +82,6 @@ class DarknetYOLO(nn.Module):
         known = (self.anchors[:, :, None] == self.listed).all(dim=-1).any(dim=-1).all()
         return self.listed if known else None
 
-    def grid(self, outputs: Sequence[Tensor]) -> Grid:
-        """What the boxes of these raw outputs are measured from."""
-        return grid_of(outputs, self.anchors, self.strides, self.scale_x_y)
-
-    def decode(self, outputs: Sequence[Tensor]) -> Decoded:
-        """Raw outputs as boxes in pixels of the network input, with probabilities; see `lit_vision.ops.grid`."""
-        flat = flatten_outputs(outputs, self.anchors.shape[1])
-        boxes = decode(flat, self.grid(outputs))
-        return Decoded(boxes, flat[..., 4].sigmoid(), flat[..., 5:].sigmoid())
-
-    def decode_above(self, outputs: Sequence[Tensor], threshold: float) -> list[Decoded]:
-        """As `decode`, of each image only the boxes whose objectness is above a threshold."""
-        return decode_above(outputs, self.grid(outputs), self.anchors.shape[1], threshold)
-
     def convolutions(self) -> list[tuple[int, nn.Conv2d, nn.BatchNorm2d | None]]:
         """Number, convolution and norm of each [convolutional], in the order of the .cfg."""
         found: list[tuple[int, nn.Conv2d, nn.BatchNorm2d | None]] = []
@@ -120,7 +104,7 @@ def _parts(config: DarknetConfig, bn_eps: float) -> tuple[LayerRun, LayerRun]:
         if number in raw:
             kind = config.head(number + 1)
             modules[number] = Head(layer.in_channels, len(kind.mask), kind.classes)
-        elif not isinstance(layer.kind, HeadKind):
+        elif not isinstance(layer.kind, HeadSection):
             modules[number] = make_layer(layer, bn_eps)
     inputs = {number: layer.inputs for number, layer in enumerate(layers)}
     features = sorted({source for number in modules if number >= end for source in inputs[number] if source < end})

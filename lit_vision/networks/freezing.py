@@ -54,7 +54,7 @@ def freeze_parameters(module: nn.Module, names: Collection[str]) -> None:
 
 
 def norms_of(module: nn.Module, names: Collection[str]) -> list[str]:
-    """Names of the normalisation layers that stand still when the parameters `names` do.
+    """Names of the normalisation layers that stand still when the parameters `names` do: in evaluation mode.
 
     Those are the layers whose parameters are all among `names`, and layers without parameters that lie within the
     smallest module around them whose parameters are all among `names`.
@@ -82,14 +82,3 @@ def _owned(module: nn.Module) -> dict[str, set[str]]:
             path = path.rpartition(".")[0]
             owned.setdefault(path, set()).add(canonical[id(parameter)])
     return owned
-
-
-def hold_norms(module: nn.Module, names: Collection[str]) -> list[str]:
-    """Puts the normalisation layers of the frozen parameters `names` in eval mode: their statistics stand still.
-
-    To be called again after every `.train()`. Returns the layers' names.
-    """
-    held = norms_of(module, names)
-    for name in held:
-        module.get_submodule(name).eval()
-    return held

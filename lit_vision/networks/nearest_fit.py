@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_vision.networks.torchvision_names import PREFIX, create_torchvision, torchvision_names
+from lit_vision.networks.timm_names import without_memory
+from lit_vision.networks.torchvision_names import create_torchvision, is_torchvision, torchvision_names
 
 TABLE = Path(__file__).with_name("nearest_fit.txt")
 # Last layers have another size in every file, or are left out; counters are absent from files converted from elsewhere.
@@ -57,24 +57,15 @@ def _without_shared_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor
 
 
 def _key_now(name: str) -> str | None:
-    try:
-        return key_of(_on_meta(name).state_dict())
-    except Exception:  # timm's builders raise errors of every kind; then there is no such network here
-        return None
-
-
-def _on_meta(name: str) -> nn.Module:
     import timm
 
     import lit_vision.networks.mobilenet  # noqa: F401  imported for the names that it adds to timm's
 
-    create = create_torchvision if name.startswith(PREFIX) else timm.create_model
+    create = create_torchvision if is_torchvision(name) else timm.create_model
     try:
-        with torch.device("meta"):
-            network: nn.Module = create(name)
-    except (RuntimeError, NotImplementedError):  # a few networks compute with their tensors while they are built
-        network = create(name)
-    return network
+        return key_of(without_memory(create, name).state_dict())
+    except Exception:  # timm's builders raise errors of every kind; then there is no such network here
+        return None
 
 
 def _lines() -> Iterator[str]:

@@ -65,18 +65,16 @@ def full_network(network: nn.Module) -> nn.Module | None:
     name = architecture(network)
     if not timm.is_model(name):
         return None
-    return _on_meta(name)
+    return without_memory(timm.create_model, name)
 
 
-def _on_meta(name: str) -> nn.Module | None:
-    import timm
-
+def without_memory(create: Callable[[str], nn.Module], name: str) -> nn.Module:
+    """A network by its name on the "meta" device, for the names and shapes of its tensors."""
     try:
         with torch.device("meta"):
-            network: nn.Module = timm.create_model(name)
+            return create(name)
     except (RuntimeError, NotImplementedError):  # a few networks compute with their tensors while they are built
-        network = timm.create_model(name)
-    return network
+        return create(name)
 
 
 def checkpoint_filter(network: nn.Module) -> Callable[..., Mapping[str, Any]] | None:

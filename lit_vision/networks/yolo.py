@@ -9,14 +9,12 @@ from torch import Tensor, nn
 
 from lit_vision.errors import UserError
 from lit_vision.networks.yolo_layers import Scale
-from lit_vision.networks.yolo_network import pyramid
-from lit_vision.ops.candidates import decode_above
-from lit_vision.ops.grid import Decoded, Grid, decode, flatten_outputs, grid_of
+from lit_vision.networks.yolo_network import AnchorDecoder, pyramid
 
 IGNORE_THRESHOLD = 0.7  # of the paper's training, for the loss
 
 
-class YOLO(nn.Module):
+class YOLO(AnchorDecoder):
     """A backbone and one `Scale` per feature.
 
     Args:
@@ -32,7 +30,6 @@ class YOLO(nn.Module):
         anchors: a buffer, so that it travels in the checkpoint.
     """
 
-    anchors: Tensor
     rivals = None
 
     def __init__(
@@ -66,17 +63,3 @@ class YOLO(nn.Module):
             logits, route = scale(feature, route)
             outputs.append(logits)
         return outputs
-
-    def grid(self, outputs: Sequence[Tensor]) -> Grid:
-        """What the boxes of these raw outputs are measured from."""
-        return grid_of(outputs, self.anchors, self.strides, self.scale_x_y)
-
-    def decode(self, outputs: Sequence[Tensor]) -> Decoded:
-        """Raw outputs as boxes in pixels of the network input, with probabilities; see `lit_vision.ops.grid`."""
-        flat = flatten_outputs(outputs, self.anchors.shape[1])
-        boxes = decode(flat, self.grid(outputs))
-        return Decoded(boxes, flat[..., 4].sigmoid(), flat[..., 5:].sigmoid())
-
-    def decode_above(self, outputs: Sequence[Tensor], threshold: float) -> list[Decoded]:
-        """As `decode`, of each image only the boxes whose objectness is above a threshold."""
-        return decode_above(outputs, self.grid(outputs), self.anchors.shape[1], threshold)

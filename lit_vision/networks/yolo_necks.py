@@ -39,11 +39,9 @@ class PAN(nn.Module):
     Args:
         in_channels: of the S features, coarsest first.
         width: channels of the coarsest feature given, halved at each finer one, 16 at least.
-        depth: blocks of each CSP block.
-        depthwise: cheaper 3x3 convolutions, see `csp_layers.conv3x3`.
     """
 
-    def __init__(self, in_channels: Sequence[int], width: int, depth: int = 1, depthwise: bool = False) -> None:
+    def __init__(self, in_channels: Sequence[int], width: int) -> None:
         super().__init__()
         widths = [max(width >> k, 16) for k in range(len(in_channels))]
         self.channels = tuple(widths)
@@ -51,11 +49,9 @@ class PAN(nn.Module):
             ConvUnit(a, b) if a != b else nn.Identity() for a, b in zip(in_channels, widths, strict=True)
         )
         fine, coarse = widths[1:], widths[:-1]
-        self.down = nn.ModuleList(
-            CSPBlock(a + b, b, depth, False, depthwise) for a, b in zip(coarse, fine, strict=True)
-        )
+        self.down = nn.ModuleList(CSPBlock(a + b, b, shortcut=False) for a, b in zip(coarse, fine, strict=True))
         self.stride = nn.ModuleList(ConvUnit(b, b, 3, stride=2) for b in fine)
-        self.up = nn.ModuleList(CSPBlock(a + b, a, depth, False, depthwise) for a, b in zip(coarse, fine, strict=True))
+        self.up = nn.ModuleList(CSPBlock(a + b, a, shortcut=False) for a, b in zip(coarse, fine, strict=True))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """S features to S features (B, channels, H / stride, W / stride), both coarsest first."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
-from lit_vision.ops.grid import Decoded, Grid
+from lit_vision.ops.candidates import decode_above
+from lit_vision.ops.grid import Decoded, Grid, decode, flatten_outputs, grid_of
 
 Neck = Literal["v3", "pan"]
 HeadKind = Literal["v3", "anchor_free"]
@@ -55,6 +56,28 @@ class AnchorNetwork(DetectionNetwork, Protocol):
     def grid(self, outputs: Sequence[Tensor]) -> Grid:
         """What the boxes of raw outputs are measured from."""
         ...
+
+
+class AnchorDecoder(nn.Module):
+    """How networks with anchors read their raw outputs; see `AnchorNetwork` for the attributes."""
+
+    anchors: Tensor
+    strides: tuple[int, ...]
+    scale_x_y: tuple[float, ...]
+
+    def grid(self, outputs: Sequence[Tensor]) -> Grid:
+        """What the boxes of these raw outputs are measured from."""
+        return grid_of(outputs, self.anchors, self.strides, self.scale_x_y)
+
+    def decode(self, outputs: Sequence[Tensor]) -> Decoded:
+        """Raw outputs as boxes in pixels of the network input, with probabilities; see `lit_vision.ops.grid`."""
+        flat = flatten_outputs(outputs, self.anchors.shape[1])
+        boxes = decode(flat, self.grid(outputs))
+        return Decoded(boxes, flat[..., 4].sigmoid(), flat[..., 5:].sigmoid())
+
+    def decode_above(self, outputs: Sequence[Tensor], threshold: float) -> list[Decoded]:
+        """As `decode`, of each image only the boxes whose objectness is above a threshold."""
+        return decode_above(outputs, self.grid(outputs), self.anchors.shape[1], threshold)
 
 
 class PointNetwork(DetectionNetwork, Protocol):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from lit_vision.errors import UserError
 
 Flip: TypeAlias = Literal["horizontal", "vertical"]
-AXES = {"horizontal": -1, "vertical": -2}
+AXES = {"horizontal": -1, "vertical": -2}  # of an image, that a flip turns round
 
 
 def check_views(scales: Sequence[float], flips: Sequence[str]) -> None:

@@ -126,7 +126,6 @@ def _boxes(instances: Int32Array, count: int) -> list[list[int]]:
     k = instances[y, x]
     boxes = np.empty((count + 1, 4), np.int64)
     boxes[:] = (*instances.shape[::-1], 0, 0)
-    boxes[:, 1] = instances.shape[0]
     for column, (better, values) in enumerate(
         [(np.minimum, x), (np.minimum, y), (np.maximum, x + 1), (np.maximum, y + 1)]
     ):

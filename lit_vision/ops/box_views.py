@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_vision.errors import UserError
-
-FLIPS = {"horizontal": -1, "vertical": -2}  # the axis of an image that it turns round
+from lit_vision.ops.averaging import AXES, check_views
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,10 @@ def views(scales: Sequence[float], flips: Sequence[str]) -> list[View]:
     """Each scale as it is and with each of the flips.
 
     Raises:
-        UserError: there is no scale, one is not above 0, or a flip is unknown.
+        UserError: there is no scale, one is not above 0, or a flip is unknown or there twice.
     """
-    if not scales or min(scales) <= 0:
-        raise UserError(f"model.tta_scales is {list(scales)}; give factors above 0, such as [1.0, 1.25]")
-    if unknown := [flip for flip in flips if flip not in FLIPS]:
-        raise UserError(f"model.tta_flips has {unknown[0]!r}; use 'horizontal' and 'vertical'")
-    return [View(scale, flip) for scale in dict.fromkeys(scales) for flip in (None, *dict.fromkeys(flips))]
+    check_views(scales, flips)
+    return [View(scale, flip) for scale in dict.fromkeys(scales) for flip in (None, *flips)]
 
 
 def show(images: Tensor, view: View, multiple: int) -> Tensor:
@@ -43,7 +38,7 @@ def show(images: Tensor, view: View, multiple: int) -> Tensor:
     height, width = (max(round(side * view.scale / multiple), 1) * multiple for side in images.shape[-2:])
     if (height, width) != tuple(images.shape[-2:]):
         images = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)
-    return images if view.flip is None else images.flip(FLIPS[view.flip])
+    return images if view.flip is None else images.flip(AXES[view.flip])
 
 
 def unshow(boxes: Tensor, view: View, shown: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the four tasks share: freezing, parameter groups, evaluation over the whole set, what a checkpoint carries."""
+"""What all tasks share: freezing, parameter groups, evaluation over the whole set, what a checkpoint carries."""
 
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,6 @@
 """Classes of whole pictures: any network of timm, or classifier of torchvision, with its last layer replaced."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -233,6 +234,8 @@ def _class_weights(wanted: ClassWeights, names: Sequence[str], counts: Sequence[
         if counts is None:
             raise UserError("model.class_weights: balanced needs a ClassificationDataModule; give a list of numbers.")
         return torch.tensor([sum(counts) / (len(counts) * count) if count else 0.0 for count in counts])
-    if len(wanted) != len(names) or min(wanted) < 0:
-        raise UserError(f"model.class_weights has {len(wanted)} numbers, but there are {len(names)} classes; none < 0.")
+    if len(wanted) != len(names):
+        raise UserError(f"model.class_weights has {len(wanted)} numbers, but there are {len(names)} classes.")
+    if not all(0 <= weight < math.inf for weight in wanted) or not any(wanted):
+        raise UserError(f"model.class_weights is {list(wanted)}: give numbers from 0, not all 0.")
     return torch.tensor(wanted, dtype=torch.float32)

@@ -18,6 +18,7 @@ from lit_vision.metrics.maps import MapIoU
 from lit_vision.networks.two_masks import second_arguments
 from lit_vision.ops.averaging import Flip, check_views, mean_over_views
 from lit_vision.ops.instances import Regrow
+from lit_vision.ops.separation import Separation
 from lit_vision.tasks.instance_maps import (
     as_prediction,
     filled_maps,
@@ -35,7 +36,7 @@ from lit_vision.tasks.tile_maps import (
 )
 from lit_vision.tasks.tuning import Tuning, say_found
 from lit_vision.tasks.two_masks import Train, TwoMaskTask
-from lit_vision.types import IGNORE_INDEX, InstanceBatch, InstancePrediction, UInt8Array
+from lit_vision.types import IGNORE_INDEX, FloatArray, InstanceBatch, InstancePrediction, UInt8Array
 
 SINGLE_VIEW: dict[str, Any] = {"scales": [1.0], "flips": []}
 
@@ -234,7 +235,7 @@ class InstanceSegmenter(TwoMaskTask):
             self._adopt(found)
         super().on_validation_epoch_end()
 
-    def _adopt(self, separation: Any) -> None:
+    def _adopt(self, separation: Separation) -> None:
         self.separation = separation
         self.hparams.update(asdict(separation))
 
@@ -277,7 +278,7 @@ class InstanceSegmenter(TwoMaskTask):
         frame = tile_transform(self.data)(image[: self.tile, : self.tile]).frame
         return as_prediction(self._at_scale(np.asarray(frame)), whole, self.num_classes)
 
-    def _at_scale(self, frame: Any) -> Any:
+    def _at_scale(self, frame: FloatArray) -> Separation:
         """The separation for the original's pixels: `min_area` is of the network's."""
         return replace(self.separation, min_area=self.separation.min_area / abs(np.linalg.det(frame[:, :2])))
 

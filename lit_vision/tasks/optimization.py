@@ -16,9 +16,7 @@ from lit_vision.networks.stages import Stages
 WARMUP = 0.05  # share of the run, of the default schedule
 
 
-def parameter_groups(
-    module: nn.Module, stages: Stages, lr_decay: float = 1.0, norm_decay: bool = False
-) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, stages: Stages, lr_decay: float = 1.0) -> list[dict[str, Any]]:
     """Groups for an optimizer: the head first, then one per stage of each backbone, each split in decay / no-decay.
 
     Frozen parameters are in their group too: without a gradient the optimizer passes them over, and no group ever
@@ -28,7 +26,6 @@ def parameter_groups(
         module: all its parameters are grouped, each once, but for those that never train.
         stages: of its backbones, as `networks.stages.divide` gives them.
         lr_decay: stage i has the learning rate lr * lr_decay ** (i + 1); the head has lr.
-        norm_decay: give weight decay to biases and norm weights too.
 
     Returns:
         Dicts with params, name and lr_scale; no-decay groups also have weight_decay 0.
@@ -41,7 +38,7 @@ def parameter_groups(
     groups: list[dict[str, Any]] = []
     for bucket, depth, names in buckets:
         for kind, decays in (("decay", True), ("no_decay", False)):
-            chosen = [named[name] for name in names if (norm_decay or _decays(name, named[name])) is decays]
+            chosen = [named[name] for name in names if _decays(name, named[name]) is decays]
             if chosen:
                 group: dict[str, Any] = {"params": chosen, "name": f"{bucket}/{kind}", "lr_scale": lr_decay**depth}
                 groups.append(group if decays else {**group, "weight_decay": 0.0})
@@ -122,6 +119,7 @@ def warmup_cosine(optimizer: Optimizer, steps: int, warmup: float = WARMUP, fina
     """Linear warm-up over a share of the steps, then half a cosine down to `final` times the learning rate.
 
     Args:
+        optimizer: its groups' rates are the highest of each.
         steps: optimizer steps of the whole run.
         warmup: share of the steps, in [0, 1).
         final: last factor (Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983, without restarts).

@@ -281,14 +281,8 @@ def _parts(batch: SegmentationBatch) -> list[tuple[slice, slice]]:
 
 
 def _in_original(maps: Tensor, frame: Tensor, size: tuple[int, int]) -> SegmentationPrediction:
-    found = _most_likely(restored(maps, frame, size))
+    confidence, mask = restored(maps, frame, size).max(0)
     unseen = torch.ones(size, dtype=torch.bool)
     unseen[seen_part(frame.cpu().numpy(), size, (maps.shape[1], maps.shape[2]))] = False
-    found["mask"][unseen], found["confidence"][unseen] = IGNORE_INDEX, 0
-    return found
-
-
-def _most_likely(probabilities: Tensor) -> SegmentationPrediction:
-    """(K, H, W) probabilities to the class and its probability."""
-    confidence, mask = probabilities.max(0)
+    mask[unseen], confidence[unseen] = IGNORE_INDEX, 0
     return {"mask": mask, "confidence": confidence}

@@ -130,6 +130,19 @@ def test_terms_of_one_object_by_formula() -> None:
     assert terms.total.item() == pytest.approx(sum(terms[1:]).item())  # type: ignore[union-attr]
 
 
+def test_simota_counts_all_classes_that_a_point_sees_in_vain() -> None:
+    """Two points find the box; the one that is a little sure of two other classes is worse than of one."""
+    box, raw = [8.0, 8.0, 40.0, 40.0], [torch.full((1, 4 + CLASSES, side, side), -5.0) for side in (4, 8)]
+    for cell, others in ((2, (1.0, 1.0)), (3, (1.5, -9.0))):
+        near, far = (cell + 0.5) - 1, 5 - (cell + 0.5)  # cells of 8 pixels from 8 and to 40
+        raw[1][0, :, cell, cell] = torch.tensor([math.log(near)] * 2 + [math.log(far)] * 2 + [0.0, *others])
+    raw = [one.requires_grad_() for one in raw]
+    loss_of(raw, [box], [0], reg_max=0, assignment="simota", top_k=1).total.backward()
+    assert raw[1].grad is not None
+    pushed_up = (raw[1].grad[0, 4] < 0).nonzero().tolist()
+    assert pushed_up == [[3, 3]]
+
+
 def test_without_objects_only_the_classes_are_trained_but_every_value_has_a_gradient() -> None:
     raw = outputs()
     terms = loss_of(raw, [], [])

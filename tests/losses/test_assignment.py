@@ -55,6 +55,15 @@ def test_an_objects_own_cell_comes_before_anothers_neighbour() -> None:
         assert found.classes.sum(dim=1).tolist() == [1.0] * 4  # never two classes
 
 
+def test_objects_are_those_whose_centre_lies_in_the_picture() -> None:
+    """Of 64 x 32 pixels; on its last edge a centre is in no cell."""
+    centres = [(50.0, 16.0), (16.0, 40.0), (64.0, 16.0), (16.0, 32.0), (63.9, 31.9), (0.0, 0.0), (-0.1, 3.0)]
+    boxes = torch.tensor([[x - 4, y - 4, x + 4, y + 4] for x, y in centres])
+    labels, crowd = torch.zeros(7, dtype=torch.long), torch.zeros(7, dtype=torch.bool)
+    _, valid = gather_truths([boxes], [labels], [crowd], height=32, width=64)
+    assert valid.tolist() == [True, False, False, False, True, True, False]
+
+
 def test_without_objects_there_are_no_slots() -> None:
     empty = Truths(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
     found = assign(empty, 3, ANCHORS, STRIDES, SIZES, Matching(ratio=4.0, neighbours=True))

@@ -17,6 +17,16 @@ def test_one_hot_targets_give_torchs_own_loss(smoothing: float, weighted: bool) 
     assert torch.allclose(soft_cross_entropy(logits, F.one_hot(labels, 4).float(), weight, smoothing), expected)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_batch_of_classes_of_weight_0_costs_nothing(smoothing: float) -> None:
+    logits = torch.tensor([[1.0, -2.0, 3.0]], requires_grad=True)
+    loss = soft_cross_entropy(logits, torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0.0, 1.0, 2.0]), smoothing)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert logits.grad.tolist() == [[0.0, 0.0, 0.0]]
+
+
 def test_mixed_targets_weigh_as_their_parts() -> None:
     logits, weight = torch.zeros(1, 2), torch.tensor([1.0, 3.0])
     mixed = soft_cross_entropy(logits, torch.tensor([[0.5, 0.5]]), weight)

@@ -74,6 +74,15 @@ def test_only_ignored_pixels_cost_nothing(loss: nn.Module, classes: int) -> None
     assert (logits.grad == 0).all()
 
 
+@pytest.mark.parametrize("loss", [CrossEntropyLoss([0.0, 1.0, 2.0], 0.1), FocalLoss(2.0, [0.0, 1.0, 2.0])])
+def test_only_pixels_of_a_class_of_weight_0_cost_nothing(loss: nn.Module) -> None:
+    logits, mask = batch(3)
+    value = loss(logits, torch.zeros_like(mask))
+    value.backward()
+    assert float(value.detach()) == 0.0
+    assert (logits.grad == 0).all()
+
+
 @pytest.mark.parametrize("loss", ALL, ids=lambda loss: type(loss).__name__)
 def test_one_image_of_only_ignored_pixels_leaves_the_other_alone(loss: nn.Module) -> None:
     logits, mask = batch(3)

@@ -79,3 +79,9 @@ def test_several_labels_by_hand() -> None:
     assert values["f1"] == pytest.approx((2 / 3 + 1) / 2)
     assert metrics.confusion is not None
     assert metrics.confusion.tolist() == [[[0, 1], [0, 1]], [[1, 0], [0, 1]], [[2, 0], [0, 0]]]
+
+
+def test_a_class_counts_as_present_from_the_threshold_on() -> None:
+    metrics = MultiLabelMetrics(["cat", "dog"], threshold=0.3)
+    metrics.update(torch.tensor([[0.3, 0.2999]]), torch.tensor([[1, 0]]))
+    assert metrics.compute()["accuracy"] == 1.0

@@ -146,6 +146,19 @@ def test_by_hand() -> None:
     assert values == pytest.approx({**by_precision, "f1": 2 * 2 / (3 + 2)})  # all three: 4/5, the first alone: 2/3
 
 
+def test_f1_and_confusion_by_hand() -> None:
+    near, far = [0.0, 0.0, 50.0, 50.0], [100.0, 0.0, 150.0, 50.0]
+    image = one([near, far], [0, 0], [near, far], [0, 0], [0.9, 0.5])
+    assert measured([image])["f1"] == 1.0
+    assert measured([image], max_detections=1)["f1"] == pytest.approx(2 / 3)  # one detection, two objects
+    metric = MeanAveragePrecision(NAMES)
+    metric.thresholds = [0.5] * len(NAMES)  # a score is to be above
+    add(metric, [image])
+    assert metric.compute()["f1"].item() == pytest.approx(2 / 3)
+    assert metric.confusion is not None
+    assert metric.confusion[0].tolist() == [1, 0, 0, 0, 1]
+
+
 def test_images_with_nothing_on_either_side() -> None:
     box = [0.0, 0.0, 50.0, 50.0]
     assert measured([one([], [], [], [], [])]) == {"map": -1.0, "map_50": -1.0, "map_75": -1.0}

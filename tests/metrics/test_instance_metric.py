@@ -187,6 +187,13 @@ def test_perfect_and_empty() -> None:
     assert (invented["ap"], invented["pq"], invented["count_error"]) == (0.0, 0.0, 2.0)
 
 
+def test_predictions_in_void_are_no_error_of_the_count() -> None:
+    truth, labels, predicted, kinds, scores, void = single(one_row((0, 10)), one_row((0, 10), (20, 30)), [0.9, 0.8])
+    assert measure([(truth, labels, predicted, kinds, scores, void)])["count_error"] == 1.0
+    void[0, 24:] = True  # six pixels of ten
+    assert measure([(truth, labels, predicted, kinds, scores, void)])["count_error"] == 0.0
+
+
 def test_an_image_that_comes_twice_counts_once() -> None:
     pictures = [picture(i) for i in range(5)]
     repeated = measure([*pictures, pictures[1], pictures[0]], [0, 1, 2, 3, 4, 1, 0])

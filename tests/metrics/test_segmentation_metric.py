@@ -127,6 +127,12 @@ def test_calibration_is_that_of_an_independent_count_and_of_torchmetrics() -> No
     assert ours == pytest.approx(float(theirs(rest, truth)), abs=1e-5)
 
 
+def test_the_first_bin_ends_at_a_fifteenth_and_the_last_one_holds_1() -> None:
+    metric, nowhere = SegmentationMetrics(NAMES), torch.zeros(1, 1, 5, dtype=torch.long)
+    metric.update(nowhere, nowhere, torch.tensor([[[0.0, 0.05, 0.1, 0.95, 1.0]]]))
+    assert metric.calibration[:, 0].tolist() == [2, 1] + [0] * 12 + [2]
+
+
 def test_confidences_that_are_not_numbers_do_not_stop_a_test() -> None:
     metric = SegmentationMetrics(NAMES)
     metric.update(

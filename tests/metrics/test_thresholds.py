@@ -48,6 +48,12 @@ def test_it_finds_the_only_border_threshold_that_parts_the_pair() -> None:
     assert scores[0] == scores[1] == pytest.approx(0.5 / 10)
 
 
+def test_scores_are_as_exact_as_they_say() -> None:
+    search = ThresholdSearch([START])
+    search.objects[0], search.hits[0] = 3, 1
+    assert search.scores().tolist() == [pytest.approx(1 / 3, rel=1e-15)]  # thirds of float32 would be 1e-8 off
+
+
 def test_thresholds_are_found_together() -> None:
     """Neither the best pixel threshold at the first border threshold nor the reverse leads to the best of both."""
     choices = [Separation(p, b, 8) for p in (0.3, 0.6) for b in (0.7, 0.2)]

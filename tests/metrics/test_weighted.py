@@ -163,6 +163,17 @@ def test_parts_are_joined_and_chosen(kind: str) -> None:
     assert not equal(few, given(kind, [2, 7]).per_image())
 
 
+def test_an_object_of_32_x_32_is_small_and_medium_as_coco_has_it() -> None:
+    metric, box = MeanAveragePrecision(NAMES), torch.tensor([[0.0, 0.0, 32.0, 32.0]])
+    found: Any = {"boxes": box, "labels": torch.zeros(1), "scores": torch.ones(1)}
+    metric.update(torch.tensor([0]), [found], [box], [torch.zeros(1, dtype=torch.int64)])
+    arrays, values = metric.per_image(), metric.compute()
+    for size, expected in (("small", 1.0), ("medium", 1.0), ("large", np.nan)):
+        own = weighted("detection", f"map_{size}", arrays, NAMES)(np.ones((1, 1)))
+        assert own.tolist() == pytest.approx([expected], nan_ok=True)
+        assert float(values.get(f"map_{size}", np.nan)) == pytest.approx(expected, nan_ok=True)
+
+
 def equal(one: Arrays, other: Arrays) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one if name != "index")
 

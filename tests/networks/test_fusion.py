@@ -104,6 +104,26 @@ def test_what_cannot_be_folded_is_left_as_it_is(kind: type[nn.Module]) -> None:
     assert farthest(fused(images), network(images)) < 1e-5
 
 
+class Branching(nn.Module):
+    """Two activations read the first convolution, one the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.other = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Sigmoid()
+        self.second, self.last = nn.Conv2d(4, 2, 1), nn.ReLU()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        read = self.first(images)
+        return [self.last(self.second(self.one(read) + self.other(read)))]
+
+
+def test_what_two_activations_read_is_not_activated_and_the_rest_is() -> None:
+    torch.manual_seed(0)
+    fused = fuse(Branching().eval(), torch.randn(1, 3, 8, 8))
+    kinds = {name: one.kind for name, one in fused.named_modules() if isinstance(one, PackedConvolution)}
+    assert kinds == {"first": "none", "second": "relu"}
+
+
 def test_a_wrong_copy_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were normalisation folded wrongly, the network itself would be used."""
     monkeypatch.setattr(fusion, "fuse_conv_bn_eval", lambda convolution, norm: convolution)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_vision.errors import UserError
 from lit_vision.networks.backbones import create_classifier
-from lit_vision.networks.freezing import freeze_parameters, frozen_parameters, hold_norms
+from lit_vision.networks.freezing import freeze_parameters, frozen_parameters, norms_of
 from lit_vision.networks.head_split import HeadSplit
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -59,7 +59,8 @@ def closed(network: nn.Module) -> set[str]:
     names = frozen_parameters(network, "backbone")
     freeze_parameters(network, names)
     network.train()
-    hold_norms(network, names)
+    for name in norms_of(network, names):
+        network.get_submodule(name).eval()
     return {name for name, _ in network.named_parameters()} - names
 
 

@@ -205,6 +205,12 @@ def test_truncated_checkpoint(tmp_path: Path) -> None:
         read_tensors(tmp_path / "w.pth")
 
 
+def test_averaged_weights_come_before_those_of_the_last_step(tmp_path: Path) -> None:
+    last, averaged = {"weight": torch.zeros(2)}, {"weight": torch.ones(2)}
+    torch.save({"state_dict": last, "state_dict_ema": averaged, "epoch": 3}, tmp_path / "w.pth")
+    assert read_tensors(tmp_path / "w.pth")["weight"].tolist() == [1.0, 1.0]
+
+
 def test_files_without_tensors(tmp_path: Path) -> None:
     torch.save([torch.ones(1)], tmp_path / "list.pth")
     with pytest.raises(UserError, match="holds a list"):

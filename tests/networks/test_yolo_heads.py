@@ -68,6 +68,9 @@ def test_pan_brings_what_the_finest_sees_to_the_coarsest_and_back() -> None:
     assert not torch.allclose(found[0], changed[0])
     changed = pan([coarse + torch.randn(1, 32, 4, 4), fine])
     assert not torch.allclose(found[1], changed[1])
+    three, finest = PAN((64, 32, 16), 64).eval(), torch.randn(1, 16, 8, 8)
+    others = [torch.randn(1, 64, 2, 2), torch.randn(1, 32, 4, 4)]
+    assert not torch.allclose(three([*others, finest])[0], three([*others, -finest])[0])  # over two steps
 
 
 @pytest.mark.parametrize("reg_max", [0, 16])
@@ -101,6 +104,20 @@ def test_objectness_without_anchors_is_the_best_classs_probability() -> None:
     assert found["boxes"].tolist() == [[8, 8, 24, 24]] * 2
     found = select_detections(*(x[0] for x in decoded), objectness_threshold=0.5, score_threshold=0.7)
     assert found["labels"].tolist() == [0]
+
+
+def test_only_boxes_above_the_threshold_are_decoded_without_anchors() -> None:
+    torch.manual_seed(0)
+    network = yolo("lcnet_050", 3, width=32, neck="pan", head="anchor_free", head_args={"reg_max": 4})
+    raw = [torch.randn(2, 23, side, side) for side in (2, 4, 8)]
+    decoded = network.decode(raw)
+    threshold = float(decoded.objectness.flatten().sort().values[-9])  # of the ninth best: it is not above itself
+    found = network.decode_above(raw, threshold)
+    assert sum(len(one.objectness) for one in found) == 8
+    for i, one in enumerate(found):
+        kept = decoded.objectness[i] > threshold
+        for ours, every in zip(one, decoded, strict=True):
+            torch.testing.assert_close(ours, every[i][kept])
 
 
 def test_head_args_stretch_the_places_in_a_cell() -> None:

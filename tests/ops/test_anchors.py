@@ -72,6 +72,20 @@ def test_too_few_sizes_are_refused() -> None:
         cluster_anchors(torch.tensor([[4.0, 4.0], [4.0, 4.0], [5.0, 5.0], [0.0, 3.0]]), 9)
 
 
+def test_as_many_anchors_as_sizes_are_the_sizes() -> None:
+    sizes = torch.tensor([[10.0, 10.0], [20.0, 40.0], [10.0, 10.0]])
+    anchors, overlap = cluster_anchors(sizes, 2)
+    assert anchors.tolist() == [[10.0, 10.0], [20.0, 40.0]]
+    assert overlap == 1.0
+
+
+def test_a_cluster_that_loses_all_its_boxes_stays_where_it_was() -> None:
+    drawn = torch.randint(1, 40, (10, 2), generator=torch.Generator().manual_seed(328))
+    sizes = drawn.unique(dim=0)  # one of their clusters does on the way
+    anchors, _ = cluster_anchors(sizes, 6)
+    assert (anchors >= sizes.amin()).all(), "no anchor of size 0 is left"
+
+
 def test_largest_anchors_go_to_the_coarsest_scale() -> None:
     arranged = arrange_anchors(PAPER_ANCHORS, 3)
     assert arranged[0].tolist() == [[116.0, 90.0], [156.0, 198.0], [373.0, 326.0]]

@@ -37,6 +37,14 @@ def test_scaled_views_come_back_to_the_size_and_are_averaged() -> None:
     assert torch.allclose(mean, torch.full((2, 1, 20, 30), 7 * (1 + 2 + 3) / 3))
 
 
+def test_what_is_between_the_pixels_of_a_smaller_view_is_seen() -> None:
+    images = torch.zeros(1, 1, 8, 8)
+    images[..., ::4] = 100.0  # two of a quarter's pixels would be taken from columns 1 and 2 of each four
+    seen: list[Tensor] = []
+    mean_over_views(lambda x: seen.append(x) or x, images, [0.25])  # type: ignore[func-returns-value]
+    assert seen[0].mean().item() == pytest.approx(25.0, abs=5)
+
+
 @pytest.mark.parametrize(
     ("scales", "flips", "sentence"),
     [

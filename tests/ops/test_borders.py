@@ -133,6 +133,15 @@ def test_weights_equal_unets_formula() -> None:
     np.testing.assert_allclose(found, expected, atol=10 * np.exp(-0.5 * 3.5**2) + 1e-4)
 
 
+def test_objects_of_one_pixel_have_their_gap() -> None:
+    labels = np.zeros((9, 9), np.int32)
+    labels[4, 3], labels[4, 5] = 1, 2
+    found = gap_weights(labels, weight=10, sigma=2)
+    assert found[4, 4] == pytest.approx(1 + 10 * np.exp(-(2**2) / 8))  # one pixel from either
+    assert found[4, 3] == pytest.approx(1 + 10 * np.exp(-(2**2) / 8))
+    assert found[6, 4] == pytest.approx(1 + 10 * np.exp(-((2 * 5**0.5) ** 2) / 8))
+
+
 def test_weights_without_a_second_object_are_one() -> None:
     alone = np.zeros((20, 20), np.int32)
     alone[5:9, 5:9] = 1

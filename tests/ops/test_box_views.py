@@ -17,7 +17,9 @@ def test_each_scale_is_shown_as_it_is_and_mirrored() -> None:
     assert views([1.0], []) == [View()]
 
 
-@pytest.mark.parametrize(("scales", "flips"), [([], []), ([1.0, 0.0], []), ([1.0], ["left"])])
+@pytest.mark.parametrize(
+    ("scales", "flips"), [([], []), ([1.0, 0.0], []), ([1.0], ["left"]), ([1.0], ["vertical"] * 2)]
+)
 def test_views_that_make_no_sense_are_refused(scales: list[float], flips: list[str]) -> None:
     with pytest.raises(UserError, match=r"model\.tta_"):
         views(scales, flips)

@@ -79,6 +79,8 @@ def test_thresholds_are_strict() -> None:
     found = select(boxes, [0.5, 0.75, 1.0], [[1.0], [1.0], [0.5]], objectness_threshold=0.5, score_threshold=0.5)
     assert found["scores"].tolist() == [0.75]  # 0.5 is not above 0.5, neither as objectness nor as score
     assert found["boxes"].tolist() == [boxes[1]]
+    found = select(boxes, [0.5, 0.75, 1.0], [[1.0]] * 3, objectness_threshold=0.5, score_threshold=0.25)
+    assert found["scores"].tolist() == [1.0, 0.75]
 
 
 def test_nms_works_class_by_class_and_is_strict() -> None:

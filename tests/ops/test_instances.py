@@ -241,6 +241,13 @@ def test_an_unknown_way_to_grow_is_named() -> None:
         split_instances(np.ones((2, 2)), np.zeros((2, 2)), regrow="dilate")  # type: ignore[arg-type]
 
 
+def test_an_object_that_the_border_covers_comes_back_from_the_smallest_area_on() -> None:
+    pixels = np.zeros((5, 9), bool)
+    pixels[1:4, 1:4] = True  # 9 pixels
+    assert (split_instances(pixels, pixels, min_area=9) > 0).sum() == 9
+    assert not split_instances(pixels, pixels, min_area=10).any()
+
+
 @pytest.mark.parametrize("regrow", ["nearest", "watershed", "none"])
 def test_extremes(regrow: str) -> None:
     nothing, everything = np.zeros((7, 9), bool), np.ones((7, 9), bool)

@@ -19,6 +19,8 @@ def test_cutmix_shares_by_area() -> None:
     assert images[1, 0].tolist() == [[100, 0, 0, 100]] * 4
     assert targets[1].tolist() == [0.5, 0.5, 0.0]
     assert IMAGES[1].unique().tolist() == [100], "the batch itself is untouched"
+    _, targets = cutmix(IMAGES, TARGETS, (0, 0, 1, 4))  # a quarter of it
+    assert targets[1].tolist() == [0.25, 0.75, 0.0]
 
 
 def test_boxes_cover_what_is_not_kept() -> None:

@@ -39,6 +39,14 @@ def test_separation_by_hand() -> None:
     assert labels.tolist() == [0]  # two votes each: the lower class
 
 
+def test_probabilities_are_to_be_above_their_thresholds() -> None:
+    levels = np.full((1, 3), 51, np.uint8)  # 0.2
+    maps = Maps(np.full((1, 3), 255, np.uint8), levels, np.ones((1, 3), np.uint8))
+    assert Separation(0.5, 0.2, min_area=1, regrow="none").instances(maps).all()
+    assert not Separation(0.5, 0.19, min_area=1, regrow="none").instances(maps).any()
+    assert not Separation(0.2, 0.9, min_area=1).instances(Maps(levels, levels * 0, maps.classes)).any()
+
+
 def test_many_classes_do_not_wrap_round() -> None:
     probabilities = np.zeros((301, 1, 2), np.float32)
     probabilities[300], probabilities[0, 0, 1], probabilities[300, 0, 1] = 1, 1, 0

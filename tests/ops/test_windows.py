@@ -55,6 +55,13 @@ def test_every_pixel_is_in_a_window_and_no_row_could_be_spared(
         assert count == 1 or (count - 2) * distance + 7 < extent
 
 
+def test_what_rounding_adds_to_a_quotient_is_no_window_more() -> None:
+    step = 26 / 3
+    assert 130 / step > 15
+    grid = window_grid((20, 150), (20, 20), (20.0, step))
+    assert (grid.count, grid.origin) == ((1, 16), (0, 0))
+
+
 def test_a_picture_smaller_than_the_step_has_one_window() -> None:
     grid = window_grid((5, 6), (5, 6), (100.0, 100.0))
     assert grid.boxes.tolist() == [[0, 0, 6, 5]]

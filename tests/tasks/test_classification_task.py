@@ -204,6 +204,13 @@ def test_mistakes_in_arguments(args: dict[str, Any], words: str) -> None:
     ("args", "data", "words"),
     [
         ({"class_weights": [1.0]}, {}, "has 1 numbers, but there are 3 classes"),
+        (
+            {"class_weights": [1.0, -1.0, 1.0]},
+            {},
+            r"class_weights is \[1\.0, -1\.0, 1\.0\]: give numbers from 0, not all 0",
+        ),
+        ({"class_weights": [0.0, 0.0, 0.0]}, {}, "give numbers from 0, not all 0"),
+        ({"class_weights": [1.0, float("nan"), 1.0]}, {}, "give numbers from 0, not all 0"),
         ({"class_weights": "balanced"}, {}, "balanced needs a ClassificationDataModule"),
         ({"class_weights": "balancd"}, {"class_counts": [1, 1, 1]}, "'balancd'"),
         ({"multi_label": False}, {"multi_label": True}, "model.multi_label is false, but the pictures"),
