@@ -128,7 +128,7 @@ def draw_instances(
 
     Args:
         image: (H, W, C) uint8.
-        instances: (H, W) label map, 0 = background, 1..N.
+        instances: (H, W) label map, 0 = background, 1..N; crowds, below 0, are outlined alone.
         labels: (N,) class of object k at position k - 1.
         class_names: K names.
         scores: (N,) in [0, 1], shown behind the names.
@@ -217,8 +217,8 @@ def _outlines(numbers: Int32Array) -> BoolArray:
 
 
 def _middles(numbers: Int32Array) -> dict[int, tuple[int, int]]:
-    """Object number -> mean (x, y) of its pixels."""
-    rows, columns = np.nonzero(numbers)
+    """Object number -> mean (x, y) of its pixels; crowds, below 0, have none."""
+    rows, columns = np.nonzero(numbers > 0)
     found = numbers[rows, columns]
     counts = np.bincount(found)
     x, y = (np.bincount(found, place) / np.maximum(counts, 1) for place in (columns, rows))
