@@ -1,6 +1,7 @@
 """Predictions for pictures of the user's own, from a checkpoint alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.box_task import BoxTask
 from lit_vision.tasks.checkpoints import load_task, read_checkpoint
 from lit_vision.tasks.optimization import as_channels_last
+from lit_vision.tasks.tile_maps import tile_of
 
 THRESHOLDS = ("score_threshold", "pixel_threshold", "threshold")  # of detector, instance segmenter, classifier
 
@@ -64,12 +66,18 @@ def predict_images(
     if precision not in ("32", "bf16"):
         raise UserError(f"--precision is {precision}: give 32 or bf16")
     task = load_for_prediction(Path(ckpt_path), threshold, changes).to(_device(device))
+    if task.tile is not None:
+        tile_of(task)  # refuses what has no tiles, before anything is written
     paths = find_images(images, output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not overwrite:
         raise UserError(f"--output {output} holds files already: name another folder, or add --overwrite")
     several: Any = task.threshold if getattr(task, "multi_label", False) else None
     rounded = torch.autocast(task.device.type, torch.bfloat16, enabled=precision == "bf16")
-    with Results(output, task.data["task"], task.class_names, several, label_maps) as results, rounded:
+    with (
+        _writing(output),
+        Results(output, task.data["task"], task.class_names, several, label_maps) as results,
+        rounded,
+    ):
         problems = _write_predictions(results, task, paths, batch_size, num_workers)
     rank_zero_info(f"predicted {len(paths) - len(problems)} pictures: {output}")
     if licence := getattr(task, "licence", None):
@@ -77,6 +85,18 @@ def predict_images(
     if problems:
         raise DataError(problems)
     return output
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Says in one sentence why nothing, or nothing more, can be written to a folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise UserError(f"--output {output} cannot be written: {error.strerror}{where}: name another folder") from error
 
 
 def _write_predictions(

@@ -181,10 +181,10 @@ def result_names(paths: Iterable[str]) -> list[str]:
 
 
 class _Table:
-    """A CSV file, row by row."""
+    """A CSV file, row by row; of file names that are no UTF-8 the odd bytes become escapes, as \\udce9."""
 
     def __init__(self, path: Path, header: Sequence[str]) -> None:
-        self.file: TextIO = path.open("w", newline="", encoding="utf-8")
+        self.file: TextIO = path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
         self.writer = csv.writer(self.file)
         self.writer.writerow(header)
 

@@ -67,6 +67,7 @@ class InstanceBatch(Batch):
     mask: (B, H, W) int64, 0 = background, 1 + class inside objects, IGNORE_INDEX in padding and crowds.
     border: (B, H, W) int64, 1 where objects touch or nearly touch, 0 elsewhere, IGNORE_INDEX in padding.
     border_weight: (B, H, W) float32, what each pixel counts in the border's loss, where the data give it.
+    numbers: B tensors (N,) int64, the place of object k among all of its picture, from 1: a crop leaves some out.
     """
 
     instances: Tensor
@@ -74,6 +75,7 @@ class InstanceBatch(Batch):
     mask: Tensor
     border: Tensor
     border_weight: NotRequired[Tensor]
+    numbers: NotRequired[list[Tensor]]
 
 
 class DetectionBatch(Batch):
@@ -133,5 +135,6 @@ class Sample(TypedDict):
     boxes: NotRequired[Tensor]
     original_boxes: NotRequired[Tensor]
     labels: NotRequired[Tensor]
+    numbers: NotRequired[Tensor]
     crowd: NotRequired[Tensor]
     shown: NotRequired[Tensor]  # (M,) int64: of a mosaic or a blend, positions of all its pictures in the index

@@ -182,3 +182,13 @@ def test_names_of_classes_are_no_formulas_and_hundreds_are_left_out() -> None:
     assert few.shape == many.shape == (1200, 1200, 3)
     inked = [(picture.max(2) < 100).sum() for picture in (few, many)]
     assert inked[0] > 2 * inked[1]
+
+
+def test_crowds_are_no_objects_with_a_name() -> None:
+    instances = np.zeros((400, 400), np.int32)
+    instances[100:300, 100:300] = 1
+    crowd = instances.copy()
+    crowd[350:, 350:] = -1
+    drawn = draw_instances(BLACK, crowd, [1], ["cell", "other"])
+    assert (drawn[:340, :340] == draw_instances(BLACK, instances, [1], ["cell", "other"])[:340, :340]).all()
+    assert (drawn[370, 370] == 0).all()

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +276,18 @@ def test_instances_in_tiles_have_all_files_and_the_originals_size(pictures: Path
         assert [int(row[4]) for row in rows] == np.bincount(labels.ravel())[1:].tolist()
     kept = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(kept["annotations"]) == len(rows_of(tmp_path / "out" / "objects.csv")) - 1 > 0
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "output"
+    said = re.escape(f"--output {output} cannot be written: Not a directory ({output}): name another folder")
+    with pytest.raises(UserError, match=f"^{said}$"):
+        predict_images(classifier, pictures, output, device="cpu")
+
+
+def test_tiles_that_crop_would_cut_are_refused_before_anything_is_written(pictures: Path, tmp_path: Path) -> None:
+    path = save(SemanticSegmenter(["background", "disc"], **SMALL), "segmentation", tmp_path / "best.ckpt", "crop")
+    with pytest.raises(UserError, match=r"^model\.tile is 64, but fit: crop would not see all of a tile"):
+        predict_images(path, pictures, tmp_path / "out", device="cpu", tile=64)
+    assert not (tmp_path / "out").exists()

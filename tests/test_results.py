@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -153,3 +154,13 @@ def test_outlines_of_objects_without_pixels_and_at_the_edges(tmp_path: Path) -> 
     for one, number in zip(coco.loadAnns([1, 2, 3]), (1, 2, 3), strict=True):
         np.testing.assert_array_equal(coco.annToMask(one), instances.numpy() == number)
     assert coco.getAnnIds(imgIds=2) == []
+
+
+def test_a_name_that_is_no_utf8_stands_in_the_table_with_escapes(tmp_path: Path) -> None:
+    prediction = {"instances": torch.zeros(30, 50, dtype=torch.int32), "labels": torch.zeros(1, dtype=torch.int64)}
+    prediction["instances"][3:6, 4:9] = 1
+    with Results(tmp_path, "instances", NAMES) as results:
+        path = Path(os.fsdecode(b"caf\xe9.png"))
+        results.write(path, path.stem, IMAGE, {**prediction, "scores": torch.tensor([0.5])})
+    assert [row[0] for row in rows_of(tmp_path / "objects.csv")] == ["path", "caf\\udce9.png"]
+    assert json.loads((tmp_path / "predictions.json").read_text())["images"][0]["file_name"] == str(path)

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,6 +47,11 @@ class Counted:
         """True objects that are glued or cut."""
         return sum(len(true) for _, true, _, _, _ in self.events)
 
+    def numbered(self, numbers: Sequence[int]) -> "Counted":
+        """The same with other numbers of the true objects: that of object k stands at position k - 1."""
+        events = [(kind, [numbers[k - 1] for k in true], found, x, y) for kind, true, found, x, y in self.events]
+        return replace(self, events=events)
+
 
 class MergeSplitReport(pl.Callback):
     """Writes what `lit-vision test` of an InstanceSegmenter has glued and cut; see `ops.matching.Overlap`.
@@ -86,7 +91,9 @@ class MergeSplitReport(pl.Callback):
             ignored = real["mask"][i].cpu().numpy() == IGNORE_INDEX
             met = overlap(truth, len(real["labels"][i]), found, len(prediction["labels"]), ignored)
             counted = counted_of(int(real["index"][i]), met, truth, found, real["frame"][i].cpu().numpy())
-            self._counted.append(counted)
+            # The network's frame may lack objects of the file; those that it has are drawn by their numbers there.
+            named = counted.numbered(real["numbers"][i].tolist()) if "numbers" in real else counted
+            self._counted.append(named)
             part = shown(real, i)
             self._draw(counted, picture_of(real, i)[part], truth[part], found[part])
 
@@ -170,7 +177,7 @@ def write_report(folder: Path, counted: Sequence[Counted], files: Sequence[str])
         files: their paths.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "merges_splits.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "merges_splits.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(HEADER)
         for one, path in zip(counted, files, strict=True):

@@ -105,7 +105,8 @@ class Augmentation:
         """One random frame from a picture of `size` to the network input: turn and mirror, fit or crop, then the rest.
 
         With fit "native" a random crop of `image_size` is taken (a smaller picture is centred). Given a focus (x, y) in
-        the picture, crops have it in their centre, or as near to that as the picture's edges allow.
+        the picture, crops have it in their centre, or as near to that as the picture's edges allow; what is drawn after
+        that turns and zooms about it, and shifts no farther than that it stays inside.
         """
         turn, turned = geometry.turning(int(rng.integers(4)) if self.quarter_turns else 0, size)
         mirror = geometry.mirroring(rng.random() < self.flip, rng.random() < self.flip_vertical, turned)
@@ -117,10 +118,11 @@ class Augmentation:
             base = geometry.translation(*(_offset(turned[1 - k], image_size[1 - k], rng, moved[k]) for k in (0, 1)))
         else:
             base = geometry.fit_frame(fit, turned, image_size)
-        return self._draw_jitter(image_size, rng) @ base @ upright
+        place = None if focus is None else (base @ upright @ [*focus, 1])[:2].tolist()
+        return self._draw_jitter(image_size, rng, place) @ base @ upright
 
-    def _draw_jitter(self, image_size: Size, rng: np.random.Generator) -> Matrix:
-        """Rotation, slant and zoom about the centre, then a shift; the identity where all are off."""
+    def _draw_jitter(self, image_size: Size, rng: np.random.Generator, focus: Sequence[float] | None) -> Matrix:
+        """Rotation, slant and zoom about the focus, else the centre, then a shift; the identity where all are off."""
         low, high = self.scale_range
         zoom = math.exp(rng.uniform(math.log(low), math.log(high)))
         angle, slant_x, slant_y = (rng.uniform(-most, most) for most in (self.rotate, self.shear, self.shear))
@@ -128,7 +130,12 @@ class Augmentation:
         change = geometry.scaling(zoom, zoom)
         if self.rotate or self.shear:
             change = geometry.rotation(angle) @ geometry.shearing(slant_x, slant_y) @ change
-        return geometry.shifted(geometry.about_centre(change, image_size), x, y)
+        if focus is None:
+            return geometry.shifted(geometry.about_centre(change, image_size), x, y)
+        x, y = (
+            min(max(at + by, 0.5), side - 0.5) for at, by, side in zip(focus, (x, y), image_size[::-1], strict=True)
+        )
+        return geometry.shifted(change @ geometry.translation(-focus[0], -focus[1]), x, y)
 
 
 _PROBABILITIES = ("flip", "flip_vertical", "blur", "erase", "mosaic", "mixup")

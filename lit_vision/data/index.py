@@ -22,8 +22,8 @@ class Packed:
 
     @classmethod
     def pack(cls, items: Iterable[bytes | str]) -> "Packed":
-        """Items as one array; text is encoded as utf-8."""
-        encoded = [item.encode() if isinstance(item, str) else item for item in items]
+        """Items as one array; text is encoded as utf-8, and file names as Python has them if they are none."""
+        encoded = [item.encode(errors="surrogateescape") if isinstance(item, str) else item for item in items]
         lengths = np.fromiter((len(item) for item in encoded), np.int64, len(encoded))
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
@@ -37,7 +37,7 @@ class Packed:
 
     def text(self, i: int) -> str:
         """Item i as text (utf-8)."""
-        return self.raw(i).decode()
+        return self.raw(i).decode(errors="surrogateescape")
 
     def texts(self) -> list[str]:
         """All items as text."""

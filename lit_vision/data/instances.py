@@ -20,7 +20,7 @@ Radius: TypeAlias = int | Literal["auto"]
 
 
 class InstanceDataset(VisionDataset):
-    """Pictures with `instances`, `labels`, `mask` and `border`, see `InstanceBatch`.
+    """Pictures with `instances`, `labels`, `numbers`, `mask` and `border`, see `InstanceBatch`.
 
     The border is drawn after the warp, so that its width is that of the network's pixels whatever the zoom. Objects
     that the warp moved out of the picture are gone, and the others numbered anew. Crowds are -1 in `instances` and
@@ -72,6 +72,7 @@ class InstanceDataset(VisionDataset):
             "size": torch.tensor(image.shape[:2]),
             "instances": torch.from_numpy(instances),
             "labels": torch.from_numpy(labels),
+            "numbers": torch.from_numpy(kept),
             "mask": torch.from_numpy(np.where(unknown, IGNORE_INDEX, mask)),
             "border": torch.from_numpy(np.where(unknown, IGNORE_INDEX, border.astype(np.int64))),
         }
@@ -97,7 +98,7 @@ class InstanceDataModule(VisionDataModule):
     """
 
     task: ClassVar[Any] = "instances"
-    listed = ("labels",)
+    listed = ("labels", "numbers")
 
     def __init__(
         self,

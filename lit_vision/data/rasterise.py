@@ -1,5 +1,6 @@
 """Annotations of one image as pixels: a label map of its objects, or a class mask."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar, cast
@@ -76,7 +77,7 @@ def object_pixels(index: Index, i: int, size: tuple[int, int]) -> Iterator[tuple
     for k in range(span.start, span.stop):
         kind, raw = int(index.segment_kinds[k]), index.segments.raw(k)
         if kind == FILE:
-            yield k, np.flatnonzero(object_file(index, raw.decode(), size).T)
+            yield k, np.flatnonzero(object_file(index, os.fsdecode(raw), size).T)
         elif kind in (POLYGONS, RLE):
             points: FloatArray = np.frombuffer(raw if kind == POLYGONS else b"", np.float32).reshape(-1, 2)
             compressed = polygon_rle(points, size) if kind == POLYGONS else raw

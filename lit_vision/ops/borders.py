@@ -116,6 +116,9 @@ def gap_weights(instances: Int32Array, weight: float = 10.0, sigma: float = 5.0)
         distance = cv2.distanceTransform(away, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         np.minimum(second[part], np.maximum(first[part], distance), out=second[part])
         np.minimum(first[part], distance, out=first[part])
+    # OpenCV's roots are an ulp off here and there, by where they lie in memory: no two trainings would be the same.
+    # The squares are whole numbers.
+    first, second = (np.sqrt(np.rint(np.square(one))) for one in (first, second))
     near = (first + second) / np.float32(sigma)
     return np.asarray(1 + weight * np.where(near <= REACH, np.exp(-0.5 * near * near), 0), np.float32)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+import lit_vision.losses.pixel_choice  # noqa: F401  losses that experiments name by their short names
 from lit_vision.errors import UserError
 from lit_vision.losses.border import BorderLoss
 from lit_vision.losses.segmentation import CrossEntropyLoss, DiceLoss, SegmentationLoss, SumLoss, check_loss

@@ -26,7 +26,7 @@ def chosen_schedule(
         make: makes the scheduler.
 
     Raises:
-        UserError: the scheduler ends before the run, and would then stop it.
+        UserError: the scheduler ends before the run, and would then stop it, or takes a better metric for a worse.
     """
     scheduler, interval = make(optimizer), str(cast(Any, task).scheduler_interval)
     if isinstance(scheduler, OneCycleLR | CyclicLR):
@@ -39,7 +39,18 @@ def chosen_schedule(
     config: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
     if isinstance(scheduler, ReduceLROnPlateau):
         config["monitor"] = getattr(scheduler, "monitor", cast(Any, task).monitor)
+        _check_mode(cast(Any, task), scheduler, config["monitor"])
     return config
+
+
+def _check_mode(task: Any, scheduler: ReduceLROnPlateau, monitor: str) -> None:
+    """Refuses to lower the rate where the task's own metric improves: torch's mode is min unless it is told."""
+    if monitor == task.monitor and scheduler.mode != task.monitor_mode:
+        higher = "higher" if task.monitor_mode == "max" else "lower"
+        raise UserError(
+            f"model.scheduler: ReduceLROnPlateau has mode {scheduler.mode}, but {monitor} is better where it is "
+            f"{higher}: set mode: {task.monitor_mode}, or another monitor"
+        )
 
 
 def scale_cycle(scheduler: OneCycleLR | CyclicLR) -> None:

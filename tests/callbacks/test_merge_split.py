@@ -3,12 +3,13 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from lit_vision.callbacks.merge_split import Counted, MergeSplitReport, counted_of, draw_truth_by_fate, write_report
 from lit_vision.errors import UserError
@@ -94,3 +95,22 @@ def test_a_test_writes_the_report(drawn: Path, workspace: Path) -> None:
     picture = done.folder.path / "pictures" / "test_worst.jpg"
     assert picture.exists() == (facts["total"]["glued_objects"] + facts["total"]["cut_objects"] > 0)
     assert not picture.exists() or cv2.imread(str(picture)) is not None
+
+
+def test_true_objects_are_named_by_their_numbers_in_the_file_and_drawn_by_those_in_the_picture() -> None:
+    truth, found = three_fates()
+    pair = [{"instances": torch.from_numpy(found), "labels": torch.zeros(4)}]
+    batch = {
+        "image": torch.zeros(1, 3, 10, 60, dtype=torch.uint8),
+        "index": torch.tensor([7]),
+        "frame": torch.eye(3)[None, :2],
+        "size": torch.tensor([[10, 60]]),
+        "instances": torch.from_numpy(truth)[None],
+        "labels": [torch.zeros(4)],
+        "mask": torch.from_numpy(truth > 0)[None].long(),
+        "numbers": [torch.tensor([2, 4, 5, 9])],  # a crop has left out the others
+    }
+    report = MergeSplitReport()
+    report.on_test_batch_end(cast(Any, None), cast(Any, None), pair, batch)
+    assert [event[:3] for event in report._counted[0].events] == [("merge", [2, 4], [1]), ("split", [5], [2, 3])]
+    assert [one[:2] for one in report._worst] == [(3, 7)]

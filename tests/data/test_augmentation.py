@@ -155,3 +155,20 @@ def test_lists_from_yaml_are_taken() -> None:
 def test_an_unknown_task_is_named() -> None:
     with pytest.raises(UserError, match="no augmentation defaults for task 'pose'; use one of classification"):
         Augmentation.for_task("pose")  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize("crop_area", [None, (0.1, 0.5)])
+def test_a_focus_stays_inside_whatever_is_drawn_after_the_crop(crop_area: tuple[float, float] | None) -> None:
+    rng = np.random.default_rng(0)
+    settings = {**DEFAULTS["segmentation"], "translate": 0.4, "shear": 20.0, "crop_area": crop_area}
+    augmentation, size, image_size = Augmentation(**settings), (90, 200), (64, 48)
+    for focus in [(0.5, 0.5), (199.5, 40.5), (100.5, 89.5), (60.5, 45.5)] * 100:
+        x, y = (augmentation.draw_frame("native", size, image_size, rng, focus) @ [*focus, 1])[:2]
+        assert 0 <= x <= 48
+        assert 0 <= y <= 64
+
+
+def test_zoom_leaves_a_focus_at_the_edge_where_the_crop_has_it() -> None:
+    augmentation = Augmentation(flip=0, scale=(1.5, 1.5))
+    frame = augmentation.draw_frame("native", (100, 100), (40, 40), np.random.default_rng(0), (2.5, 50.5))
+    np.testing.assert_allclose(frame, [[1.5, 0, -1.25], [0, 1.5, -55.25], [0, 0, 1]])  # (2.5, 50.5) -> (2.5, 20.5)

@@ -181,3 +181,12 @@ def test_settings_out_of_range_are_named(tmp_path: Path) -> None:
     assert [InstanceDataModule(str(tmp_path), border_radius=radius).border_radius for radius in (1, 255)] == [1, 255]
     with pytest.raises(UserError, match=r"data.gap_weight is -1 and gap_sigma 5"):
         InstanceDataModule(str(tmp_path), gap_weight=-1)
+
+
+def test_numbers_are_those_among_all_objects_of_the_picture(tmp_path: Path) -> None:
+    labels = np.zeros((20, 60), np.int32)
+    labels[:, :10], labels[5:15, 22:28], labels[5:15, 30:36], labels[:, 50:] = 3, 4, 7, 9
+    data = InstanceDataModule(str(write(tmp_path, labels)), fit="crop", image_size=20, num_workers=0, batch_size=1)
+    batch = next(iter(data.val_dataloader()))  # the middle third alone, which has the second and the third object
+    assert [one.tolist() for one in batch["numbers"]] == [[2, 3]]
+    assert batch["instances"].unique().tolist() == [0, 1, 2]

@@ -1,5 +1,8 @@
 """Hard pixels and outlines: which pixels count and how much, by hand."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -73,3 +76,11 @@ def test_outlines_count_more_in_the_mean() -> None:
 def test_settings_out_of_range_are_named(kind: type, settings: dict[str, float], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         kind(**settings)
+
+
+@pytest.mark.slow  # a process each: here other tests have imported what a task forgets to
+@pytest.mark.parametrize("module", ["segmentation", "instances"])
+def test_each_task_knows_these_losses_by_their_short_names(module: str) -> None:
+    said = f"import sys, lit_vision.tasks.{module}; print('lit_vision.losses.pixel_choice' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "True\n"

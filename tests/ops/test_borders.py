@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from lit_vision.ops.borders import gap_weights, object_radii, touching_border
 from lit_vision.ops.instances import areas_of
@@ -151,3 +152,15 @@ def test_weights_without_a_second_object_are_one() -> None:
     apart[5:9, 18:] = 3  # number 2 has no pixel
     assert areas_of(apart, 3).tolist() == [16, 0, 8]
     assert gap_weights(apart, sigma=5)[7, 12] > 1.5
+
+
+def test_weights_are_the_same_to_the_bit_wherever_they_lie_in_memory() -> None:
+    labels = ellipses(2, size=96, count=9)
+    distances = [ndimage.distance_transform_edt(labels != k).astype(np.float32) for k in range(1, labels.max() + 1)]
+    first, second = np.sort(np.stack(distances), 0)[:2]
+    near = (first + second) / np.float32(5)
+    expected = np.float32(1) + 10 * np.where(near <= 3.5, np.exp(-0.5 * near * near), 0)
+    kept = []
+    for k in range(20):
+        kept.append(np.empty(1 + 7919 * k % 5000, np.uint8))  # what follows lies elsewhere
+        assert np.array_equal(gap_weights(labels, 10, sigma=5.0), expected)

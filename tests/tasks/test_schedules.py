@@ -10,7 +10,14 @@ import pytest
 import torch
 from quiet import quiet_trainer
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, PolynomialLR, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CyclicLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
 from torch.utils.data import DataLoader
 
 from lit_vision.errors import UserError
@@ -158,3 +165,17 @@ def test_a_warm_up_beside_a_scheduler_is_refused() -> None:
     check_optimization(0.0, 1.0, "epoch", scheduled=True)
     check_optimization(0.05, 1.0, "epoch", scheduled=True)
     check_optimization(0.3, 1.0, "epoch", scheduled=False)
+
+
+def test_a_plateau_of_the_task_s_own_metric_is_told_which_way_is_better() -> None:
+    def made(**settings: Any) -> Any:
+        make = partial(ReduceLROnPlateau, **settings)
+        return SemanticSegmenter(["a", "b"], scheduler=make, **NETWORK).configure_optimizers()["lr_scheduler"]
+
+    with pytest.raises(UserError) as caught:
+        made()
+    assert str(caught.value) == (
+        "model.scheduler: ReduceLROnPlateau has mode min, but val/miou is better where it is higher: set mode: max, or "
+        "another monitor"
+    )
+    assert made(mode="max")["monitor"] == "val/miou"

@@ -1,5 +1,6 @@
 """Images with a label map each (an object number per pixel), beside them or not, or with one mask file per object."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -170,4 +171,4 @@ def _add_samples(builder: IndexBuilder, root: Path, names: Sequence[str]) -> Non
                 continue
             builder.add_image(f"{where}/images/{images[0]}", split)
             for mask in list_files(sample / "masks", MASK_SUFFIXES)[0]:
-                builder.add_object(0, segment=f"{where}/masks/{mask}".encode(), kind=FILE)
+                builder.add_object(0, segment=os.fsencode(f"{where}/masks/{mask}"), kind=FILE)

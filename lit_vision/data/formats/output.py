@@ -6,6 +6,7 @@ if asked; and gives a sentence, with a count, on each thing that the format cann
 `output` is not empty or lies in the data set.
 """
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from lit_vision.data.decode import read_size
 from lit_vision.data.index import Index
 from lit_vision.errors import UserError
+
+_ODD_BYTES = re.compile("[\ud800-\udfff]")  # as Python has the bytes of a file name that are no UTF-8
 
 
 def new_folder(output: Path, index: Index) -> Path:
@@ -38,8 +41,11 @@ def require_free(output: Path) -> None:
 
 
 def unique_names(index: Index) -> list[str]:
-    """A file name for every image: its own where no other image has that stem, else its path joined by underscores."""
-    paths = [PurePosixPath(text) for text in index.files.texts()]
+    """A file name for every image: its own where no other image has that stem, else its path joined by underscores.
+
+    In what is written every name is UTF-8: bytes that are none become "_".
+    """
+    paths = [PurePosixPath(_ODD_BYTES.sub("_", text)) for text in index.files.texts()]
     stems = Counter(path.stem.lower() for path in paths)
     names = [path.name if stems[path.stem.lower()] == 1 else _joined(path) for path in paths]
     # Two files that differ in their ending alone would share an annotation file.

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from lit_vision.data.convert import convert
 from lit_vision.data.formats import labelmaps
 from lit_vision.data.rasterise import rasterise
 from lit_vision.errors import UserError
@@ -14,7 +16,7 @@ MAP = np.array([[0, 7, 7, 0], [300, 300, 0, 2]], np.uint16)
 
 def picture(path: Path, pixels: np.ndarray) -> None:  # type: ignore[type-arg]  # any depth
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), pixels)
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())  # cv2.imwrite takes no name that is no UTF-8
 
 
 @pytest.mark.parametrize("kind", ["png", "tif"])
@@ -163,3 +165,20 @@ def test_what_lies_alone_in_a_folder_of_both_is_named(tmp_path: Path) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no label maps"):
         labelmaps.read(tmp_path)
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_names_that_are_no_utf8(tmp_path: Path, files: bool) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    if files:
+        image, mask = f"{name}/images/{name}.png", f"{name}/masks/{name}.png"
+    else:
+        image, mask = f"images/train/{name}.png", f"labels/train/{name}.png"
+    picture(tmp_path / image, np.zeros((2, 4, 3), np.uint8))
+    picture(tmp_path / mask, np.array([[0, 0, 7, 7], [0, 0, 7, 7]], np.uint8))
+    index = labelmaps.read(tmp_path)
+    assert index.files.texts() == [image]
+    assert index.path(0).is_file()
+    assert rasterise(index, 0, (2, 4))[0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
+    convert(tmp_path, tmp_path.parent / f"{tmp_path.name}_coco", "coco", "labelmaps")
+    assert [path.name for path in tmp_path.parent.glob(f"{tmp_path.name}_coco/images/**/*.png")] == ["caf_.png"]
