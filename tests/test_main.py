@@ -256,6 +256,8 @@ def test_predict_on_pictures_needs_the_checkpoint_alone(files: Path, monkeypatch
     words = ["--ckpt_path", "a.ckpt", "--images", "a.jpg", "--output", "out", "--tile", "640"]
     assert main(["predict", *words, "--nms_threshold", "0.6"]) == 0
     assert (calls[1][3]["tile"], calls[1][3]["nms_threshold"]) == (640, 0.6)  # type: ignore[index]
+    assert main(["predict", *words[:-1], "0"]) == 0
+    assert calls[2][3]["tile"] is None  # type: ignore[index]
 
 
 def test_a_threshold_is_a_number_or_auto(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,10 @@ def _predict_pictures(words: list[str]) -> int:
         "--precision", choices=("32", "bf16"), default="32", help="bf16: faster where the device has it"
     )
     parser.add_argument(
-        "--tile", type=int, metavar="PIXELS", help="cut large pictures into overlapping tiles of this side"
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="cut large pictures into overlapping tiles of this side; 0: whole pictures, whatever the checkpoint says",
     )
     parser.add_argument(
         "--nms_threshold", type=float, help="of boxes: the lesser of two of one class with more IoU goes"
@@ -98,6 +101,9 @@ def _predict_pictures(words: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds files")
     options = parser.parse_args(words)
     checkpoint = run_folder.find_checkpoint(options.ckpt_path, Path("runs"), "")
+    changes = {name: getattr(options, name) for name in ("tile", "nms_threshold") if getattr(options, name) is not None}
+    if options.tile == 0:
+        changes["tile"] = None
     from lit_vision.predict import predict_images
 
     predict_images(
@@ -111,7 +117,7 @@ def _predict_pictures(words: list[str]) -> int:
         precision=options.precision,
         label_maps=options.label_maps,
         overwrite=options.overwrite,
-        **{name: getattr(options, name) for name in ("tile", "nms_threshold") if getattr(options, name) is not None},
+        **changes,
     )
     return 0
 
