@@ -8,6 +8,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from lit_vision.errors import UserError
 
 PREPARED = ("image_size", "fit", "in_channels", "depth")  # of a data module's `preprocessing`
+COMPUTING = ("backbone", "backbone_args", "head_args", "bn_eps", "mean", "std")  # no weight shows how they are set
 
 
 def refuse_other_task(facts: Mapping[str, Any] | None, kind: str, class_names: Sequence[str]) -> Mapping[str, Any]:
@@ -57,5 +58,28 @@ def say_other_preparation(known: Mapping[str, Any], given: Mapping[str, Any]) ->
         rank_zero_info(f"{', '.join(pairs)}: the network sees other pictures than it was made with")
 
 
+def say_other_computation(known: Mapping[str, Any], given: Mapping[str, Any], of: str = "the checkpoint") -> None:
+    """A line where weights fit, but the network does something else with them than that of a checkpoint.
+
+    Args:
+        known: `hyper_parameters` of the checkpoint.
+        given: those of the task; of what is missing in either, nothing is said.
+        of: the checkpoint, as it is called in the line.
+    """
+    changed = [key for key in COMPUTING if key in known and key in given and _told(known[key]) != _told(given[key])]
+    if changed:
+        pairs = [f"model.{key} is {_plain(_told(given[key]))} ({_plain(_told(known[key]))} in {of})" for key in changed]
+        rank_zero_info(f"{', '.join(pairs)}: the network computes otherwise than the one that learnt these weights")
+
+
+def _told(value: Any) -> Any:
+    """The same for settings of the same meaning: nothing but defaults is null."""
+    if isinstance(value, Mapping):
+        return {key: one for key, one in value.items() if (key, one) != ("scale_x_y", 1)} or None
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _plain(value: Any) -> str:
+    if value is None:
+        return "null"
     return " x ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
