@@ -6,6 +6,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_vision.errors import UserError
+from lit_vision.networks.darknet import BN_EPS
 
 PREPARED = ("image_size", "fit", "in_channels", "depth")  # of a data module's `preprocessing`
 COMPUTING = ("backbone", "backbone_args", "head_args", "bn_eps", "mean", "std")  # no weight shows how they are set
@@ -66,14 +67,17 @@ def say_other_computation(known: Mapping[str, Any], given: Mapping[str, Any], of
         given: those of the task; of what is missing in either, nothing is said.
         of: the checkpoint, as it is called in the line.
     """
-    changed = [key for key in COMPUTING if key in known and key in given and _told(known[key]) != _told(given[key])]
-    if changed:
-        pairs = [f"model.{key} is {_plain(_told(given[key]))} ({_plain(_told(known[key]))} in {of})" for key in changed]
+    both = [(key, _told(given, key), _told(known, key)) for key in COMPUTING if key in known and key in given]
+    pairs = [f"model.{key} is {_plain(now)} ({_plain(then)} in {of})" for key, now, then in both if now != then]
+    if pairs:
         rank_zero_info(f"{', '.join(pairs)}: the network computes otherwise than the one that learnt these weights")
 
 
-def _told(value: Any) -> Any:
-    """The same for settings of the same meaning: nothing but defaults is null."""
+def _told(settings: Mapping[str, Any], key: str) -> Any:
+    """A setting, the same for those of the same meaning: nothing but defaults is null."""
+    value = settings[key]
+    if key == "bn_eps" and value is None and settings.get("backbone") is None:
+        return BN_EPS  # of an architecture
     if isinstance(value, Mapping):
         return {key: one for key, one in value.items() if (key, one) != ("scale_x_y", 1)} or None
     return list(value) if isinstance(value, tuple) else value

@@ -45,7 +45,10 @@ def take_network(
     if pretrained or weights is not None:
         other = "pretrained: true" if pretrained else f"weights: {weights}"
         raise UserError(f"model.start_from {path} brings all weights: leave out {other}")
-    checkpoint = read_checkpoint(Path(os.path.expandvars(path)).expanduser())
+    file = Path(os.path.expandvars(path)).expanduser()
+    if not file.is_file():
+        raise UserError(f"model.start_from {path} does not exist: give the checkpoint, also where its run is resumed")
+    checkpoint = read_checkpoint(file)
     facts, earlier = checkpoint["lit_vision"], checkpoint["hyper_parameters"]
     if facts["task"] != type(task).__name__:
         raise UserError(f"model.start_from {path} is of a {facts['task']}, but the model is a {type(task).__name__}")

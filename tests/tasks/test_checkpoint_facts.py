@@ -35,6 +35,7 @@ def test_settings_of_the_same_meaning_are_not_said(caplog: pytest.LogCaptureFixt
     same = {**known, "head_args": {"scale_x_y": 1.0}, "mean": (0.5,), "strides": [8, 16], "bn_eps": 0.1}
     with caplog.at_level("INFO"):
         say_other_computation(known, same)
+        say_other_computation({"backbone": None, "bn_eps": 1e-5}, {"backbone": None, "bn_eps": None})  # of a .cfg
         assert not caplog.records
         say_other_computation(known, {**known, "backbone_args": {}, "mean": [0.4]}, "a.ckpt")
     assert caplog.messages == [

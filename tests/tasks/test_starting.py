@@ -93,6 +93,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, caplog: pytest.LogCaptureF
         YOLODetector(["a"], start_from=file, weights=file, **CSP)
     with pytest.raises(UserError, match=r"no .weights file of Darknet, .* a checkpoint of ours goes into `start_from`"):
         YOLODetector(["a"], architecture="yolov3-tiny", weights=file)
+    missing = r"model\.start_from gone\.ckpt does not exist: give the checkpoint, also where its run is resumed"
+    with pytest.raises(UserError, match=missing):
+        YOLODetector(["a"], start_from="gone.ckpt", **CSP)
     with caplog.at_level("INFO"):
         YOLODetector(["z"], start_from=file, **CSP)
     assert "classes have other names here: a / z" in caplog.text
