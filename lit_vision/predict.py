@@ -130,14 +130,8 @@ def load_for_prediction(ckpt_path: Path, threshold: float | str | None, changes:
         if name not in known:
             raise UserError(f"{name} is not an argument of {kind}; there are {', '.join(sorted(known))}")
     if threshold is not None:
-        own = [name for name in THRESHOLDS if name in known]
-        if not own or ("multi_label" in known and not known["multi_label"]):
-            raise UserError(
-                f"--threshold has no meaning for this {kind}: it gives the most probable class; leave it out"
-            )
-        if threshold == "auto" and "objectness_threshold" not in known:
-            raise UserError(f"--threshold auto has no meaning for this {kind}: give a number")
-        changed[own[0]] = threshold
+        own = _threshold_of(known, kind, threshold)
+        changed[own] = threshold
         # The product of both is the score; none follows the score's own.
         lowered = "objectness_threshold" not in changes and known.get("objectness_threshold") is not None
         if lowered and threshold != "auto":
@@ -152,6 +146,18 @@ def load_for_prediction(ckpt_path: Path, threshold: float | str | None, changes:
     if task.channels_last:
         as_channels_last(task)
     return task
+
+
+def _threshold_of(known: Mapping[str, Any], kind: str, threshold: float | str) -> str:
+    """Which of a task's arguments `--threshold` sets."""
+    own = [name for name in THRESHOLDS if name in known]
+    if not own or ("multi_label" in known and not known["multi_label"]):
+        raise UserError(f"--threshold has no meaning for this {kind}: it gives the most probable class; leave it out")
+    if threshold == "auto" and "objectness_threshold" not in known:
+        raise UserError(f"--threshold auto has no meaning for this {kind}: give a number")
+    if threshold != "auto" and not 0 <= float(threshold) <= 1:
+        raise UserError(f"--threshold is {threshold}; give a number from 0 to 1")
+    return own[0]
 
 
 def _predictions(

@@ -245,6 +245,14 @@ def test_label_maps_and_objects_agree(pictures: Path, tmp_path: Path) -> None:
         assert [one["area"] for one in found] == np.bincount(labels.ravel(), minlength=1)[1:].tolist()
 
 
+@pytest.mark.parametrize("threshold", [1.5, -0.1])
+def test_a_threshold_that_is_no_share_is_named_as_it_was_given(tmp_path: Path, threshold: float) -> None:
+    task = YOLODetector(CLASSES, backbone="csp_n", neck="pan", head="anchor_free")
+    path = save(task, "detection", tmp_path / "d.ckpt")
+    with pytest.raises(UserError, match=rf"^--threshold is {threshold}; give a number from 0 to 1$"):
+        predict_images(path, tmp_path, tmp_path / "out", threshold=threshold)
+
+
 def test_threshold_of_the_detector_comes_from_the_user(pictures: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = YOLODetector(CLASSES, backbone="lcnet_050", strides=[8, 16], anchors="auto")

@@ -6,8 +6,10 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_vision.errors import UserError
+from lit_vision.networks.darknet import BN_EPS
 
 PREPARED = ("image_size", "fit", "in_channels", "depth")  # of a data module's `preprocessing`
+COMPUTING = ("backbone", "backbone_args", "head_args", "bn_eps", "mean", "std")  # no weight shows how they are set
 
 
 def refuse_other_task(facts: Mapping[str, Any] | None, kind: str, class_names: Sequence[str]) -> Mapping[str, Any]:
@@ -57,5 +59,31 @@ def say_other_preparation(known: Mapping[str, Any], given: Mapping[str, Any]) ->
         rank_zero_info(f"{', '.join(pairs)}: the network sees other pictures than it was made with")
 
 
+def say_other_computation(known: Mapping[str, Any], given: Mapping[str, Any], of: str = "the checkpoint") -> None:
+    """A line where weights fit, but the network does something else with them than that of a checkpoint.
+
+    Args:
+        known: `hyper_parameters` of the checkpoint.
+        given: those of the task; of what is missing in either, nothing is said.
+        of: the checkpoint, as it is called in the line.
+    """
+    both = [(key, _told(given, key), _told(known, key)) for key in COMPUTING if key in known and key in given]
+    pairs = [f"model.{key} is {_plain(now)} ({_plain(then)} in {of})" for key, now, then in both if now != then]
+    if pairs:
+        rank_zero_info(f"{', '.join(pairs)}: the network computes otherwise than the one that learnt these weights")
+
+
+def _told(settings: Mapping[str, Any], key: str) -> Any:
+    """A setting, the same for those of the same meaning: nothing but defaults is null."""
+    value = settings[key]
+    if key == "bn_eps" and value is None and settings.get("backbone") is None:
+        return BN_EPS  # of an architecture
+    if isinstance(value, Mapping):
+        return {key: one for key, one in value.items() if (key, one) != ("scale_x_y", 1)} or None
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _plain(value: Any) -> str:
+    if value is None:
+        return "null"
     return " x ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

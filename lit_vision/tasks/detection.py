@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
@@ -17,7 +18,9 @@ from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_arc
 from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck, refuse_unfit
 from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
+from lit_vision.tasks.checkpoint_facts import say_other_computation
 from lit_vision.tasks.starting import take_network
+from lit_vision.tasks.tile_maps import tile_of
 from lit_vision.types import DetectionBatch
 
 USUAL_OBJECTNESS = 0.5  # of YOLO v3
@@ -114,10 +117,10 @@ class YOLODetector(BoxTask):
         self.network = create_yolo(self.num_classes, **shape, pretrained=pretrained, weights=weights)
         self.licence = licence_of(self.backbones.values(), pretrained, weights)
         self.preprocess = self._preprocess(in_channels, pretrained, weights, mean, std)
-        heads_read = bool(getattr(self.network, "heads_read", False))
+        others = bool(getattr(self.network, "heads_read", False)) and anchors not in (None, "paper")
         if start_from is not None:
-            heads_read = take_network(self, start_from, pretrained, weights, mean, std)
-        if heads_read and anchors not in (None, "paper"):
+            others = self._take_network(anchors, start_from, pretrained, weights, mean, std, shape)
+        if others:
             rank_zero_info("the heads that were read learnt with other anchors: leave model.anchors out to keep them")
         self.loss = choose_loss(loss, head, self.network)
         self.anchors, self.in_channels = anchors, in_channels
@@ -130,6 +133,16 @@ class YOLODetector(BoxTask):
         shape["architecture"] = plain_architecture(architecture, backbone)
         chosen = self.set_rule(**rule) | ({"objectness_threshold": None} if follows else {})
         self.save_hyperparameters({**shape, **chosen, **self._statistics()})
+
+    def _take_network(self, anchors: AnchorChoice | None, *first: Any) -> bool:
+        """Whether the heads are those of an earlier run, which learnt with other anchors; see `take_network`."""
+        given = None if anchors is None else self.network.anchors.clone()
+        whole = take_network(self, *first)
+        if given is None or anchors == "auto":  # those are clustered when `fit` starts
+            return whole and given is not None
+        learnt = self.network.anchors.clone()
+        self.network.anchors.copy_(given)
+        return whole and not torch.equal(learnt, given)
 
     def _preprocess(
         self, in_channels: int, pretrained: bool, weights: str | None, mean: list[float] | None, std: list[float] | None
@@ -156,6 +169,8 @@ class YOLODetector(BoxTask):
             height, width = self.data["image_size"]
             raise UserError(f"data.image_size {height} x {width} must be a multiple of {coarsest} for this network")
         self._check_shapes(coarsest)
+        if self.tile is not None and self.data.get("fit") == "crop" and stage != "validate":
+            tile_of(self)  # refuses it, in `fit` as well: what follows a training could not be done
         if stage == "fit":
             self._refuse_lone_values(coarsest)
         if stage == "fit" and self.anchors == "auto":
@@ -225,3 +240,12 @@ class YOLODetector(BoxTask):
         self.log_dict(parts, on_step=False, on_epoch=True, batch_size=weight, sync_dist=stage != "train")
         total: Tensor = terms.total
         return total
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As every task; says which settings its weights were not learnt with, and which they leave no effect."""
+        super().on_load_checkpoint(checkpoint)
+        known = checkpoint.get("hyper_parameters", {})
+        say_other_computation(known, self.hparams)
+        if self.anchors is not None and self.anchors != known.get("anchors", self.anchors):
+            rank_zero_info("model.anchors has no effect: the checkpoint brings the anchors that its heads learnt with")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_vision.errors import UserError
 from lit_vision.networks.preprocess import Preprocess
-from lit_vision.tasks.checkpoint_facts import shown_classes
+from lit_vision.tasks.checkpoint_facts import say_other_computation, shown_classes
 from lit_vision.tasks.checkpoints import read_checkpoint
 
 PREFIX = "network."
@@ -23,6 +23,7 @@ def take_network(
     weights: str | None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> bool:
     """Gives a task's `network` the weights of a checkpoint, and its `preprocess` the statistics of that run.
 
@@ -33,6 +34,7 @@ def take_network(
         weights: likewise.
         mean: of the pixels, as the user has set it; null = that of the earlier run.
         std: likewise.
+        settings: with which the network was built; a line says which of those that no weight shows are others.
 
     Returns:
         Whether all weights are taken: false where the last layer is of other classes.
@@ -43,13 +45,18 @@ def take_network(
     if pretrained or weights is not None:
         other = "pretrained: true" if pretrained else f"weights: {weights}"
         raise UserError(f"model.start_from {path} brings all weights: leave out {other}")
-    checkpoint = read_checkpoint(Path(os.path.expandvars(path)).expanduser())
+    file = Path(os.path.expandvars(path)).expanduser()
+    if not file.is_file():
+        raise UserError(f"model.start_from {path} does not exist: give the checkpoint, also where its run is resumed")
+    checkpoint = read_checkpoint(file)
     facts, earlier = checkpoint["lit_vision"], checkpoint["hyper_parameters"]
     if facts["task"] != type(task).__name__:
         raise UserError(f"model.start_from {path} is of a {facts['task']}, but the model is a {type(task).__name__}")
     redrawn = _load(task.network, checkpoint["state_dict"], facts["class_names"], task.class_names, path)
     task.preprocess = Preprocess(earlier["mean"] if mean is None else mean, earlier["std"] if std is None else std)
     task.licence, task.start_from = facts.get("licence"), path
+    of_pixels = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
+    say_other_computation(earlier, {**(settings or {}), **of_pixels}, path)
     rank_zero_info(f"weights of {path}: {of_other_classes(redrawn, facts['class_names'], task.class_names) or 'all'}")
     return not redrawn
 

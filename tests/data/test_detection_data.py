@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lit_vision.data.augmentation import Augmentation
 from lit_vision.data.detection import DetectionDataModule
 from lit_vision.data.detection_dataset import place_boxes
 from lit_vision.data.restore import restore_boxes
@@ -181,6 +182,18 @@ def test_a_stride_without_anything_to_round_is_remarked_on(shapes: Path, caplog:
         with caplog.at_level("INFO"):
             module(shapes, stride=64, **settings)
     assert caplog.messages == ["data.stride 64 has no effect: it is for multi_scale, rect and fit: native"]
+
+
+def test_colours_of_other_pictures_than_rgb_are_remarked_on(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = Augmentation(hue=0.1, saturation=0.4, brightness=0.2)
+    for settings in ({"augmentation": own}, {"in_channels": 1}, {"in_channels": 1, "augmentation": "mosaic"}):
+        with caplog.at_level("INFO"):
+            module(root, **settings).train_dataloader()
+        assert "which need RGB" not in caplog.text
+    with caplog.at_level("INFO"):
+        module(root, in_channels=1, augmentation=own).train_dataloader()
+    said = "without effect: augmentation.hue and augmentation.saturation, which need RGB, where data.in_channels is 1"
+    assert said in caplog.messages
 
 
 def test_close_mosaic_without_mosaic_is_remarked_on(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from lit_vision.errors import UserError
-from lit_vision.tasks.checkpoint_facts import refuse_other_task, say_other_preparation
+from lit_vision.tasks.checkpoint_facts import refuse_other_task, say_other_computation, say_other_preparation
 
 
 def test_a_few_classes_of_other_names_are_named() -> None:
@@ -27,4 +27,18 @@ def test_pictures_prepared_otherwise_are_said(caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == [
         "data.image_size is 320 x 416 (320 x 320 in the checkpoint), data.fit is letterbox (stretch in the checkpoint)"
         ": the network sees other pictures than it was made with"
+    ]
+
+
+def test_settings_of_the_same_meaning_are_not_said(caplog: pytest.LogCaptureFixture) -> None:
+    known = {"backbone": "csp_n", "backbone_args": {"slope": 0.1}, "head_args": None, "mean": [0.5], "strides": [8]}
+    same = {**known, "head_args": {"scale_x_y": 1.0}, "mean": (0.5,), "strides": [8, 16], "bn_eps": 0.1}
+    with caplog.at_level("INFO"):
+        say_other_computation(known, same)
+        say_other_computation({"backbone": None, "bn_eps": 1e-5}, {"backbone": None, "bn_eps": None})  # of a .cfg
+        assert not caplog.records
+        say_other_computation(known, {**known, "backbone_args": {}, "mean": [0.4]}, "a.ckpt")
+    assert caplog.messages == [
+        "model.backbone_args is null ({'slope': 0.1} in a.ckpt), model.mean is 0.4 (0.5 in a.ckpt): "
+        "the network computes otherwise than the one that learnt these weights"
     ]

@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from quiet import quiet_trainer
 from torch import Tensor
 
 from lit_vision.data.detection import DetectionDataModule
+from lit_vision.errors import UserError
 from lit_vision.ops.grid import Decoded
 from lit_vision.tasks.detection import YOLODetector
 
@@ -117,3 +119,16 @@ def test_no_object_in_the_whole_split(tmp_path: Path) -> None:
     module = data(tmp_path, [(64, 64, []), (64, 64, [])])
     module.checked = False  # the check refuses such a validation; a test may be so
     assert evaluated(module, same) == {"map": -1.0, "map_50": -1.0, "map_75": -1.0}
+
+
+def test_a_training_whose_tiles_could_not_be_seen_whole_is_refused(tmp_path: Path) -> None:
+    module = data(tmp_path, [(64, 64, [[8, 8, 40, 40]])])
+    module.fit = "crop"
+    trainer, task = quiet_trainer(), Quiet(NAMES, backbone="lcnet_050", tile=32)
+    trainer.datamodule = module
+    task.trainer = trainer
+    said = r"model\.tile is 32, but fit: crop would not see all of a tile: train with another fit"
+    for stage in ("fit", "test", "predict"):
+        with pytest.raises(UserError, match=said):
+            task.setup(stage)
+    task.setup("validate")  # takes no notice of tiles

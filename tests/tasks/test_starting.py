@@ -68,8 +68,9 @@ def test_other_classes_redraw_the_last_layer_alone(name: str, tmp_path: Path, ca
     kind, settings = TASKS[name]
     earlier = kind(["a", "b", "c"], **settings, **OWN)
     file = saved(earlier, tmp_path / "earlier.ckpt")
+    plain = {key: value for key, value in settings.items() if key != "anchors"}  # they come along
     with caplog.at_level("INFO"):
-        task = kind(["a", "d"], start_from=file, **settings)
+        task = kind(["a", "d"], start_from=file, **plain)
     before, now = earlier.network.state_dict(), task.network.state_dict()
     redrawn = [key for key in now if not torch.equal(now[key].flatten()[:1], before[key].flatten()[:1])]
     changed = [key for key in now if now[key].shape != before[key].shape]
@@ -92,6 +93,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, caplog: pytest.LogCaptureF
         YOLODetector(["a"], start_from=file, weights=file, **CSP)
     with pytest.raises(UserError, match=r"no .weights file of Darknet, .* a checkpoint of ours goes into `start_from`"):
         YOLODetector(["a"], architecture="yolov3-tiny", weights=file)
+    missing = r"model\.start_from gone\.ckpt does not exist: give the checkpoint, also where its run is resumed"
+    with pytest.raises(UserError, match=missing):
+        YOLODetector(["a"], start_from="gone.ckpt", **CSP)
     with caplog.at_level("INFO"):
         YOLODetector(["z"], start_from=file, **CSP)
     assert "classes have other names here: a / z" in caplog.text
@@ -103,3 +107,41 @@ def test_a_backbone_alone_brings_its_statistics(tmp_path: Path) -> None:
     assert list(YOLODetector(["a"], weights=file, **CSP, in_channels=1).preprocess.mean) == [pytest.approx(0.2)]
     assert list(YOLODetector(["a"], weights=file, **CSP, mean=[0.0] * 3).preprocess.mean) == [0.0] * 3
     assert list(TransferClassifier(["a", "b"], "csp_n", weights=file).preprocess.std) == OWN["std"]
+
+
+def test_anchors_that_are_given_take_the_place_of_those_that_come_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learnt, others = ([[k + wider, k] for k in range(4, 22, 2)] for wider in (0, 3))
+    earlier = YOLODetector(["a"], backbone="csp_n", anchors=learnt)
+    file = saved(earlier, tmp_path / "earlier.ckpt")
+    built = {"given": others, "paper": "paper", "same": earlier.network.anchors.flip(0).flatten(0, 1).tolist()}
+    said = "the heads that were read learnt with other anchors: leave model.anchors out to keep them"
+    for name, anchors in built.items():
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            task = YOLODetector(["a"], backbone="csp_n", anchors=anchors, start_from=file)
+        assert torch.equal(task.network.anchors, YOLODetector(["a"], backbone="csp_n", anchors=anchors).network.anchors)
+        assert (said in caplog.messages) is (name != "same")
+    redrawn = YOLODetector(["a", "b"], backbone="csp_n", anchors=others, start_from=file)
+    assert sorted(redrawn.network.anchors.flatten(0, 1).tolist()) == sorted(others)
+
+
+def test_settings_that_no_weight_shows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wide: dict[str, Any] = {"backbone": "csp_n", "head_args": {"scale_x_y": 2.0}}
+    file = saved(YOLODetector(["a"], **wide), tmp_path / "earlier.ckpt")
+    end = "the network computes otherwise than the one that learnt these weights"
+    with caplog.at_level("INFO"):
+        YOLODetector(["a"], **wide, start_from=file)
+        load_task(file)
+        assert end not in caplog.text
+        YOLODetector(["a"], backbone="csp_n", bn_eps=0.001, start_from=file)
+        load_task(file, head_args=None)
+        load_task(file, anchors="auto")
+    assert (
+        f"model.head_args is null ({{'scale_x_y': 2.0}} in {file}), model.bn_eps is 0.001 (null in {file}): {end}"
+        in (caplog.messages)
+    )
+    assert f"model.head_args is null ({{'scale_x_y': 2.0}} in the checkpoint): {end}" in caplog.messages
+    unused = "model.anchors has no effect: the checkpoint brings the anchors that its heads learnt with"
+    assert caplog.messages[-1] == unused
