@@ -17,7 +17,7 @@ from lit_vision.networks.preprocess import Preprocess, interleave
 from lit_vision.networks.sharding import blocks
 from lit_vision.networks.stages import Stages, divide
 from lit_vision.ops.tiles import check_tiles
-from lit_vision.tasks.checkpoint_facts import refuse_other_task, say_other_preparation, shown_classes
+from lit_vision.tasks.checkpoint_facts import refuse_other_task, say_differences, shown_classes
 from lit_vision.tasks.optimization import (
     WARMUP,
     as_channels_last,
@@ -280,7 +280,7 @@ class VisionTask(pl.LightningModule):
         """Refuses a checkpoint of another task or of other classes; how pictures are prepared, the data decides."""
         facts = refuse_other_task(checkpoint.get("lit_vision"), self._kind().__name__, self.class_names)
         self.data = self._preprocessing() or dict(facts["data"])
-        say_other_preparation(facts["data"], self.data)
+        say_differences(checkpoint, self.data, self.hparams)
         self.licence = facts.get("licence")
 
 

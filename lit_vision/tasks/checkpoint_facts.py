@@ -9,7 +9,12 @@ from lit_vision.errors import UserError
 from lit_vision.networks.darknet import BN_EPS
 
 PREPARED = ("image_size", "fit", "in_channels", "depth")  # of a data module's `preprocessing`
-COMPUTING = ("backbone", "backbone_args", "head_args", "bn_eps", "mean", "std")  # no weight shows how they are set
+# Settings that may differ where all weights fit.
+COMPUTING = (
+    *("backbone", "backbone_args", "head_args", "bn_eps", "encoder", "encoder_args", "decoder", "decoder_args"),
+    *("border_encoder", "border_encoder_args", "border_decoder", "border_decoder_args"),
+)
+PIXELS = ("mean", "std", "border_mean", "border_std")  # likewise; null where the weights decide
 
 
 def refuse_other_task(facts: Mapping[str, Any] | None, kind: str, class_names: Sequence[str]) -> Mapping[str, Any]:
@@ -51,6 +56,18 @@ def shown_classes(names: Sequence[str]) -> str:
     return "(" + ", ".join(list(names)[:5]) + (", ..." if len(names) > 5 else "") + ")"
 
 
+def say_differences(checkpoint: Mapping[str, Any], data: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Says in what a run differs from that of the checkpoint it reads: its pictures, and what is done with them.
+
+    Args:
+        checkpoint: with `lit_vision` and `hyper_parameters`.
+        data: how this run's pictures are prepared.
+        settings: the task's arguments.
+    """
+    say_other_preparation(checkpoint["lit_vision"]["data"], data)
+    say_other_computation(checkpoint.get("hyper_parameters", {}), settings)
+
+
 def say_other_preparation(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """A line where the data's pictures are prepared otherwise than those that a checkpoint was made with."""
     changed = [key for key in PREPARED if key in known and key in given and known[key] != given[key]]
@@ -67,7 +84,9 @@ def say_other_computation(known: Mapping[str, Any], given: Mapping[str, Any], of
         given: those of the task; of what is missing in either, nothing is said.
         of: the checkpoint, as it is called in the line.
     """
-    both = [(key, _told(given, key), _told(known, key)) for key in COMPUTING if key in known and key in given]
+    keys = [key for key in COMPUTING if key in known and key in given]
+    keys += [key for key in PIXELS if known.get(key) and given.get(key)]
+    both = [(key, _told(given, key), _told(known, key)) for key in keys]
     pairs = [f"model.{key} is {_plain(now)} ({_plain(then)} in {of})" for key, now, then in both if now != then]
     if pairs:
         rank_zero_info(f"{', '.join(pairs)}: the network computes otherwise than the one that learnt these weights")
@@ -79,7 +98,8 @@ def _told(settings: Mapping[str, Any], key: str) -> Any:
     if key == "bn_eps" and value is None and settings.get("backbone") is None:
         return BN_EPS  # of an architecture
     if isinstance(value, Mapping):
-        return {key: one for key, one in value.items() if (key, one) != ("scale_x_y", 1)} or None
+        plain = {key: one for key, one in value.items() if (key, one) != ("scale_x_y", 1)}
+        return {key: one for key, one in plain.items() if "drop" not in key} or None  # training alone knows dropout
     return list(value) if isinstance(value, tuple) else value
 
 

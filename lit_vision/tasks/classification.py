@@ -91,7 +91,8 @@ class TransferClassifier(VisionTask):
         expected = statistics_for(self.network, in_channels, weights)
         self.preprocess = Preprocess(expected[0] if mean is None else mean, expected[1] if std is None else std)
         if start_from is not None:
-            take_network(self, start_from, pretrained, weights, mean, std)
+            built = {"backbone": backbone, "backbone_args": args}
+            take_network(self, start_from, pretrained, weights, mean, std, built)
         if len(self.preprocess.mean) != in_channels:
             raise UserError(f"model.mean has {len(self.preprocess.mean)} values, but in_channels is {in_channels}.")
         self.label_smoothing, self.threshold = label_smoothing, threshold

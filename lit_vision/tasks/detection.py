@@ -18,7 +18,6 @@ from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_arc
 from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck, refuse_unfit
 from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
-from lit_vision.tasks.checkpoint_facts import say_other_computation
 from lit_vision.tasks.starting import take_network
 from lit_vision.tasks.tile_maps import tile_of
 from lit_vision.types import DetectionBatch
@@ -243,9 +242,8 @@ class YOLODetector(BoxTask):
 
     # --- checkpoints --------------------------------------------------------------------------------------------
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As every task; says which settings its weights were not learnt with, and which they leave no effect."""
+        """As every task; says where anchors are given in vain."""
         super().on_load_checkpoint(checkpoint)
-        known = checkpoint.get("hyper_parameters", {})
-        say_other_computation(known, self.hparams)
-        if self.anchors is not None and self.anchors != known.get("anchors", self.anchors):
+        learnt = checkpoint.get("hyper_parameters", {}).get("anchors", self.anchors)
+        if self.anchors is not None and self.anchors != learnt:
             rank_zero_info("model.anchors has no effect: the checkpoint brings the anchors that its heads learnt with")

@@ -66,6 +66,8 @@ class InstanceSegmenter(TwoMaskTask):
         in_channels: channels of the pictures.
         mean: of the pixels scaled to 0..1, by channel; null = as each encoder's weights expect.
         std: likewise.
+        border_mean: of the border network's pixels; null = `mean`, or else as its weights expect.
+        border_std: likewise.
         train: "both" networks at once, or one after the other: "pixels" alone in a first run, whose checkpoint gives
             objects without a border; then "border" alone in a second one with `start_from`.
         start_from: a checkpoint of this task, of other classes too, whose weights are the first ones; unlike
@@ -107,6 +109,8 @@ class InstanceSegmenter(TwoMaskTask):
         in_channels: int = 3,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        border_mean: list[float] | None = None,
+        border_std: list[float] | None = None,
         train: Train = "both",
         start_from: str | None = None,
         loss: SegmentationLoss | None = None,
@@ -138,7 +142,7 @@ class InstanceSegmenter(TwoMaskTask):
         asked: dict[str, Any] = {"decoder": border_decoder, "encoder": border_encoder}
         asked |= {"decoder_args": border_decoder_args, "encoder_args": border_encoder_args}
         second = second_arguments(first, **asked)
-        self._build(first, second, pretrained, weights, border_weights, mean, std)
+        self._build(first, second, pretrained, (weights, mean, std), (border_weights, border_mean, border_std))
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
         if border_loss is not None and border_pixel_weight is not None:
             raise UserError("model.border_pixel_weight is of the default border_loss: set it there, or leave one out")
@@ -151,7 +155,7 @@ class InstanceSegmenter(TwoMaskTask):
         if train == "pixels":
             self.monitor = "val/pixel_iou"
         border = {f"border_{key}": value for key, value in second.items() if key != "in_channels"}
-        chosen = {"mean": mean, "std": std, "shared_encoder": shared_encoder, "train": train}
+        chosen: dict[str, Any] = {"shared_encoder": shared_encoder, "train": train, **self._statistics()}
         chosen |= {"tta_scales": self.views["scales"], "tta_flips": self.views["flips"]}
         self.save_hyperparameters({**first, **border, **asdict(self.separation), **chosen})
 

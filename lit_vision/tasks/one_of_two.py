@@ -95,11 +95,12 @@ def _check_pixels(task: Any, path: str, taken: list[str], earlier: dict[str, Any
         encoder, _ = timm_arguments(earlier[f"{prefix}encoder"], earlier[f"{prefix}encoder_args"] or {})
         expected = preprocessing_of(encoder, len(own.mean))
         for key, by_encoder in (("mean", expected.mean), ("std", expected.std)):
-            theirs, ours = list(earlier[key] or by_encoder), list(getattr(own, key))
+            theirs = list(earlier.get(f"{prefix}{key}") or earlier[key] or by_encoder)
+            ours = list(getattr(own, key))
             if len(theirs) != len(ours) or any(abs(a - b) > 1e-6 for a, b in zip(theirs, ours, strict=True)):
                 raise UserError(
                     f"model.start_from {path} was trained on pixels of {key} {theirs}, but this run has {ours}: "
-                    f"set model.{key}: {theirs}"
+                    f"set model.{prefix}{key}: {theirs}"
                 )
 
 

@@ -106,7 +106,7 @@ class SemanticSegmenter(VisionTask):
         expected = statistics_for(self.network.backbone, in_channels, weights)
         self.preprocess = Preprocess(expected[0] if mean is None else mean, expected[1] if std is None else std)
         if start_from is not None:
-            take_network(self, start_from, pretrained, weights, mean, std)
+            take_network(self, start_from, pretrained, weights, mean, std, built)
         self.loss = loss or SumLoss([CrossEntropyLoss(), DiceLoss()])
         check_loss("loss", self.loss, automatic=True)
         if boundary_metrics not in OUTLINED:

@@ -20,6 +20,7 @@ from lit_vision.tasks.one_of_two import NETWORKS, check_start, hold, own_rates, 
 from lit_vision.types import InstanceBatch
 
 Train: TypeAlias = Literal["both", "pixels", "border"]
+Given: TypeAlias = tuple[str | None, list[float] | None, list[float] | None]  # weights, mean and std of an encoder
 NOWHERE = -30.0  # logit of a border where no border network has been trained
 
 
@@ -41,18 +42,20 @@ class TwoMaskTask(VisionTask):
         first: dict[str, Any],
         second: dict[str, Any],
         pretrained: bool,
-        weights: str | None,
-        border_weights: str | None,
-        mean: list[float] | None,
-        std: list[float] | None,
+        given: Given,
+        border_given: Given,
     ) -> None:
         """Makes both networks, and holds the one that does not train."""
         self.asked = self.trained
+        (weights, mean, std), (border_weights, border_mean, border_std) = given, border_given
         self.network = create_segmenter(classes=self.num_classes + 1, pretrained=pretrained, weights=weights, **first)
         alike = second["encoder"] == first["encoder"]
         if self.shared_encoder:
-            if not alike or second["encoder_args"] != first["encoder_args"] or border_weights:
-                raise UserError("model.shared_encoder is true: leave border_encoder, its _args and border_weights out")
+            if not alike or second["encoder_args"] != first["encoder_args"] or any(border_given):
+                raise UserError(
+                    "model.shared_encoder is true: leave border_encoder, its _args, border_weights, border_mean and "
+                    "border_std out"
+                )
             self.border_network = second_decoder(self.network, second, classes=1)
         else:
             own = border_weights is not None
@@ -61,7 +64,8 @@ class TwoMaskTask(VisionTask):
         self.preprocess = _preprocess(self.network.backbone, first["in_channels"], weights, mean, std)
         if isinstance(self.border_network, Segmenter):
             second_encoder, channels = self.border_network.backbone, first["in_channels"]
-            self.border_preprocess = _preprocess(second_encoder, channels, border_weights, mean, std)
+            statistics = border_mean or mean, border_std or std
+            self.border_preprocess = _preprocess(second_encoder, channels, border_weights, *statistics)
         self._filled = [pretrained or file is not None for file in (weights, border_weights)]
         encoders = [one.backbone for one in (self.network, self.border_network) if isinstance(one, Segmenter)]
         self.licence = licence_of(encoders, pretrained, weights, border_weights)
@@ -70,6 +74,14 @@ class TwoMaskTask(VisionTask):
         if self.start_from is not None:
             earlier = take_weights(self, self.start_from, self.fixed)
             self.licence = "; ".join(dict.fromkeys(one for one in (self.licence, earlier) if one)) or None
+
+    def _statistics(self) -> dict[str, list[float]]:
+        """Mean and standard deviation of what each encoder sees, as arguments."""
+        both = (
+            {"": self.preprocess} if self.shared_encoder else {"": self.preprocess, "border_": self.border_preprocess}
+        )
+        means = {f"{prefix}mean": list(one.mean) for prefix, one in both.items()}
+        return means | {f"{prefix}std": list(one.std) for prefix, one in both.items()}
 
     @property
     def fixed(self) -> nn.Module | None:

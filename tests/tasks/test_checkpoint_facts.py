@@ -42,3 +42,17 @@ def test_settings_of_the_same_meaning_are_not_said(caplog: pytest.LogCaptureFixt
         "model.backbone_args is null ({'slope': 0.1} in a.ckpt), model.mean is 0.4 (0.5 in a.ckpt): "
         "the network computes otherwise than the one that learnt these weights"
     ]
+
+
+def test_encoders_are_compared_dropout_and_pixels_that_the_weights_decide_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    known = {"encoder": "resnet34", "encoder_args": {"drop_path_rate": 0.1}, "mean": None, "border_mean": [0.5]}
+    with caplog.at_level("INFO"):
+        say_other_computation(known, {**known, "encoder_args": None, "mean": [0.4]})
+        assert not caplog.records
+        say_other_computation(known, {**known, "encoder": "resnet26", "border_mean": [0.4]})
+    assert caplog.messages == [
+        "model.encoder is resnet26 (resnet34 in the checkpoint), model.border_mean is 0.4 (0.5 in the checkpoint): "
+        "the network computes otherwise than the one that learnt these weights"
+    ]

@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
 from lit_vision.errors import UserError
 from lit_vision.tasks.checkpoints import load_task
+from lit_vision.tasks.classification import TransferClassifier
 from lit_vision.tasks.instances import InstanceSegmenter
 
 FAST = partial(AdamW, lr=1e-2)
@@ -44,6 +45,27 @@ def test_pixels_that_are_normalised_otherwise_are_refused(root: Path, tmp_path: 
     with pytest.raises(UserError, match=r"was trained on pixels of mean \[0.5, 0.5, 0.5\], but this run has \[0.485, "):
         InstanceSegmenter(NAMES, start_from=second, shared_encoder=True, **TINY)
     InstanceSegmenter(NAMES, start_from=second, mean=[0.5] * 3, **TINY)
+
+
+def test_a_checkpoint_knows_what_pixels_its_encoders_saw(root: Path, tmp_path: Path) -> None:
+    """Also those that came with a file of weights, which prediction does not read again."""
+    encoder = TINY["encoder"]
+    for name, mean in (("one", [0.1, 0.2, 0.3]), ("two", [0.4, 0.5, 0.6])):
+        classifier = TransferClassifier(["a", "b"], backbone=encoder, mean=mean, std=[0.25] * 3)
+        facts = {"task": "TransferClassifier", "class_names": ["a", "b"], "data": {}}
+        state = {"state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams)}
+        torch.save({**state, "lit_vision": facts}, tmp_path / f"{name}.ckpt")
+    files = {"weights": str(tmp_path / "one.ckpt"), "border_weights": str(tmp_path / "two.ckpt")}
+    fit(InstanceSegmenter(NAMES, optimizer=FAST, **files, **TINY), root).save_checkpoint(tmp_path / "both.ckpt")
+    found: Any = load_task(tmp_path / "both.ckpt")
+    assert (found.preprocess.mean, found.border_preprocess.mean) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert found.preprocess.std == found.border_preprocess.std == (0.25, 0.25, 0.25)
+    same = {"mean": [0.1, 0.2, 0.3], "std": [0.25] * 3}
+    with pytest.raises(UserError, match=r"of mean \[0.4, 0.5, 0.6\], .* set model.border_mean: \[0.4, 0.5, 0.6\]"):
+        InstanceSegmenter(NAMES, start_from=str(tmp_path / "both.ckpt"), **same, **TINY)
+    InstanceSegmenter(NAMES, start_from=str(tmp_path / "both.ckpt"), **same, border_mean=[0.4, 0.5, 0.6], **TINY)
+    with pytest.raises(UserError, match=r"shared_encoder is true: .* border_mean and border_std out"):
+        InstanceSegmenter(NAMES, shared_encoder=True, border_mean=[0.5] * 3, **TINY)
 
 
 @pytest.mark.parametrize("shared", [False, True])
