@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from darknet_files import FILES, OPENCV_EPS, REAL, SHARED, Rows, draw_weights, needs_files, needs_reader, opencv_rows
 from torch import nn
 
-from lit_vision.networks import darknet, darknet_layers, darknet_weights
+from lit_vision.networks import darknet_layers, darknet_weights, yolo_network
 from lit_vision.networks.darknet import DarknetYOLO, create_darknet
 from lit_vision.networks.darknet_cfg import FOLDER
 from lit_vision.networks.darknet_weights import load_weights
@@ -103,18 +103,18 @@ def bilinear(patch: pytest.MonkeyPatch) -> None:
 
 def anchors_reversed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        darknet, "decode", lambda flat, where: grid.decode(flat, where._replace(anchors=where.anchors.flip(0)))
+        yolo_network, "decode", lambda flat, where: grid.decode(flat, where._replace(anchors=where.anchors.flip(0)))
     )
 
 
 def axes_swapped(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(darknet, "decode", lambda flat, where: grid.decode(flat[..., [1, 0, 2, 3]], where))
+    patch.setattr(yolo_network, "decode", lambda flat, where: grid.decode(flat[..., [1, 0, 2, 3]], where))
 
 
 def grid_transposed(patch: pytest.MonkeyPatch) -> None:
     make = grid.grid_of
     patch.setattr(
-        darknet, "grid_of", lambda outputs, *more: make([output.transpose(2, 3) for output in outputs], *more)
+        yolo_network, "grid_of", lambda outputs, *more: make([output.transpose(2, 3) for output in outputs], *more)
     )
 
 
