@@ -58,4 +58,4 @@ def say_other_preparation(known: Mapping[str, Any], given: Mapping[str, Any]) ->
 
 
 def _plain(value: Any) -> str:
-    return " x ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
