@@ -65,17 +65,18 @@ def full_network(network: nn.Module) -> nn.Module | None:
     name = architecture(network)
     if not timm.is_model(name):
         return None
-    return _on_meta(name)
+    return on_meta(name)
 
 
-def _on_meta(name: str) -> nn.Module | None:
+def on_meta(name: str, **settings: Any) -> nn.Module:
+    """The network without memory, or with it where it cannot be built otherwise; `settings` are create_model's."""
     import timm
 
     try:
         with torch.device("meta"):
-            network: nn.Module = timm.create_model(name)
+            network: nn.Module = timm.create_model(name, **settings)
     except (RuntimeError, NotImplementedError):  # a few networks compute with their tensors while they are built
-        network = timm.create_model(name)
+        network = timm.create_model(name, **settings)
     return network
 
 
