@@ -30,9 +30,8 @@ from lit_vision.types import UInt8Array
 
 __all__ = ["Depth", "check_file", "read_image", "read_label_map", "read_mask", "read_size"]
 
-cv2.utils.logging.setLogLevel(
-    cv2.utils.logging.LOG_LEVEL_SILENT
-)  # what OpenCV writes to stderr names no file; the errors raised here do
+# Silent: what OpenCV writes to stderr names no file; the errors raised here do. Up to 4.12 the setting stands in cv2.
+getattr(cv2.utils, "logging", cv2).setLogLevel(0)
 
 _REDUCED = {  # what makes OpenCV decode a JPEG at a half, a quarter or an eighth, in the order that COLOR_RGB adds
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,

@@ -23,14 +23,17 @@ def coco_precision(arrays: Arrays, num_classes: int, max_detections: int) -> npt
 
     if not len(arrays["truth_image"]):
         return np.full((10, 101, num_classes, len(SIZES)), ABSENT)
-    truth = COCO(_as_coco(arrays, num_classes))
+    known = _as_coco(arrays, num_classes)
+    truth = COCO(known)
     results = [
         {**common, "score": score}
         for common, score in zip(
             _annotations(arrays, "predicted"), arrays["predicted_scores"].astype(float).tolist(), strict=True
         )
     ]
-    evaluation = COCOeval_faster(truth, truth.loadRes(results), iouType="bbox")
+    # Before faster-coco-eval 1.8, loadRes fails where nothing was found.
+    found = truth.loadRes(results) if results else COCO({**known, "annotations": []})
+    evaluation = COCOeval_faster(truth, found, iouType="bbox")
     evaluation.params.maxDets = [max_detections]
     evaluation.evaluate()
     evaluation.accumulate()

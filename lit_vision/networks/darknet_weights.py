@@ -24,6 +24,7 @@ from lit_vision.networks.darknet_file import (
     recognise,
     solved_classes,
 )
+from lit_vision.networks.stem import adapt_stem
 from lit_vision.networks.yolo_layers import SLOPE
 
 log = logging.getLogger(__name__)
@@ -100,10 +101,8 @@ def _fill(shape: Shape, block: Floats, conv: nn.Conv2d, norm: nn.BatchNorm2d | N
     if tuple(conv.weight.shape) == shape.weight:
         _copy(conv.weight, weight)
         return
-    from timm.models import adapt_input_conv
-
     given = torch.from_numpy(np.array(weight, np.float32))
-    conv.weight.detach().copy_(adapt_input_conv(conv.weight.shape[1], given, base_chans=given.shape[1]))
+    conv.weight.detach().copy_(adapt_stem(given, conv.weight.shape[1]))
 
 
 def _small(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> list[Tensor]:

@@ -68,13 +68,13 @@ def full_network(network: nn.Module) -> nn.Module | None:
     return without_memory(timm.create_model, name)
 
 
-def without_memory(create: Callable[[str], nn.Module], name: str) -> nn.Module:
-    """A network by its name on the "meta" device, for the names and shapes of its tensors."""
+def without_memory(create: Callable[..., nn.Module], name: str, **settings: Any) -> nn.Module:
+    """A network by its name on the "meta" device, for names and shapes of its tensors; `settings` go to `create`."""
     try:
         with torch.device("meta"):
-            return create(name)
+            return create(name, **settings)
     except (RuntimeError, NotImplementedError):  # a few networks compute with their tensors while they are built
-        return create(name)
+        return create(name, **settings)
 
 
 def checkpoint_filter(network: nn.Module) -> Callable[..., Mapping[str, Any]] | None:

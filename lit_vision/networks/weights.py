@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lit_vision.errors import UserError
+from lit_vision.networks.stem import adapt_stem
 from lit_vision.networks.timm_names import architecture, checkpoint_filter, config_of, flat, full_network
 from lit_vision.networks.weights_file import Tensors, read_tensors
 
@@ -134,11 +135,9 @@ def _first_convolution(network: nn.Module, targets: Mapping[str, tuple[str, Tens
 
 
 def _adapted(source: Tensor, target: Tensor) -> Tensor | None:
-    from timm.models import adapt_input_conv
-
     if source.ndim != 4:
         return None
-    adapted: Tensor = adapt_input_conv(target.shape[1], source, base_chans=source.shape[1])
+    adapted = adapt_stem(source, target.shape[1])
     return adapted if adapted.shape == target.shape else None
 
 

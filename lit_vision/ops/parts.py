@@ -5,8 +5,8 @@ from typing import TypeAlias, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
-from scipy.sparse import csgraph
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from lit_vision.types import BoolArray, Int32Array, Int64Array
 
@@ -81,7 +81,8 @@ def parts_of_places(places: Int64Array, width: int, min_area: int, diagonal: boo
         joined = np.flatnonzero(places[there] == places + step)
         ends.append((joined, there[joined]))
     one, other = (np.concatenate(part) for part in zip(*ends, strict=True))
-    graph = sparse.coo_array((np.ones(len(one), np.int8), (one, other)), (len(places), len(places)))
-    count, parts = csgraph.connected_components(graph, directed=False)
+    # A matrix, not an array: its places are 32 bits, and scipy 1.11.1 numbers no others.
+    graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), (len(places), len(places)))
+    count, parts = connected_components(graph, directed=False)
     kept = np.bincount(parts, minlength=count) >= min_area
     return np.asarray(np.where(kept, np.cumsum(kept), 0)[parts], np.int64)

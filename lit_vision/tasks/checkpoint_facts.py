@@ -106,4 +106,4 @@ def _told(settings: Mapping[str, Any], key: str) -> Any:
 def _plain(value: Any) -> str:
     if value is None:
         return "null"
-    return " x ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return " x ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -5,11 +5,10 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 from torch import nn
 
-from lit_vision.networks.timm_names import architecture
+from lit_vision.networks.timm_names import architecture, without_memory
 from lit_vision.transfer.estimates import paired
 from lit_vision.transfer.sample import batches, chosen
 from lit_vision.transfer.similarity import Similarity
@@ -92,6 +91,5 @@ def _kind(name: str) -> str:
 def _parameters(name: str) -> int:
     import timm
 
-    with torch.device("meta"):
-        network = timm.create_model(name, num_classes=0)
+    network = without_memory(timm.create_model, name, num_classes=0)
     return sum(parameter.numel() for parameter in network.parameters())

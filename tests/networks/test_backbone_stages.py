@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -6,6 +8,9 @@ import torchvision
 from torch import nn
 
 from lit_vision.networks.backbone_stages import stages
+from lit_vision.networks.timm_names import without_memory
+
+on_meta = partial(without_memory, timm.create_model)
 
 # Name, stages as a classifier, stages as a source of features.
 NETWORKS = [
@@ -21,12 +26,6 @@ NETWORKS = [
     ("maxvit_pico_rw_256", 5, 5),
     ("hrnet_w18_small", 6, 6),
 ]
-
-
-def on_meta(name: str, **args: object) -> nn.Module:
-    with torch.device("meta"):
-        network: nn.Module = timm.create_model(name, **args)
-    return network
 
 
 def assert_partition(network: nn.Module, slices: list[list[str]], head: set[str]) -> None:
