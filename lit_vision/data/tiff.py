@@ -154,10 +154,12 @@ def _saved_shape(page: tifffile.TiffPage) -> tuple[int, int, int] | None:
     It does so with (H, W, 5) unless it is given a planarconfig, and says the shape in the description. (5, H, W) comes
     as pages too, which are the bands then: what is meant are the axes if it says them, else bands are fewer than rows.
     """
-    if int(page.samplesperpixel) != 1 or not page.description.startswith('{"shape":'):
+    text = page.description
+    # Before 2026 tifffile wrote the user's metadata before the shape.
+    if int(page.samplesperpixel) != 1 or not text.startswith("{") or '"shape": [' not in text:
         return None
-    facts = json.loads(page.description)
-    shape, axes = tuple(int(length) for length in facts["shape"]), str(facts.get("axes", ""))
+    facts = json.loads(text)
+    shape, axes = tuple(int(length) for length in facts.get("shape", ())), str(facts.get("axes", ""))
     while len(shape) > 3 and shape[0] == 1:
         shape, axes = shape[1:], axes[1:]
     if len(shape) != 3 or shape[1:] != page.shape:

@@ -170,9 +170,14 @@ def _build(decoder: str, encoder: str, pretrained: bool, arguments: dict[str, An
     if decoder in BILINEAR:
         arguments = {"decoder_interpolation": "bilinear", **arguments}
     try:
-        return smp.create_model(decoder, f"tu-{encoder}", "timm" if pretrained else None, **arguments)
+        network = smp.create_model(decoder, f"tu-{encoder}", "timm" if pretrained else None, **arguments)
     except Exception as error:  # timm's builders and the hub's clients raise errors of every kind
         raise UserError(_why(decoder, encoder, pretrained, error)) from error
+    info = getattr(network.encoder.model, "feature_info", None)
+    # Before timm 1.0.31, what has no dilation is built without a word.
+    if isinstance(info, timm.models.FeatureInfo) and info.reduction()[-1] > network.encoder.output_stride:
+        raise UserError(_undilated(decoder, encoder))
+    return network
 
 
 def check_decoder(decoder: str) -> None:
@@ -201,13 +206,17 @@ def _why(decoder: str, encoder: str, pretrained: bool, error: Exception) -> str:
             "take a convolutional or hierarchical one such as 'resnet34' or 'convnext_tiny', or decoder 'dpt' for a ViT"
         )
     if "output_stride" in text or (isinstance(error, AssertionError) and not str(error)):
-        return (
-            f"encoder '{encoder}' cannot be dilated, which decoder '{decoder}' needs: "
-            "take decoder 'unet', 'fpn', 'upernet' or 'segformer', or another encoder"
-        )
+        return _undilated(decoder, encoder)
     if pretrained and not isinstance(error, TypeError):
         return f"the weights of encoder '{encoder}' cannot be had: {text}; give weights: <file>, or pretrained: false"
     return f"decoder '{decoder}' over encoder '{encoder}' cannot be built: {text}"
+
+
+def _undilated(decoder: str, encoder: str) -> str:
+    return (
+        f"encoder '{encoder}' cannot be dilated, which decoder '{decoder}' needs: "
+        "take decoder 'unet', 'fpn', 'upernet' or 'segformer', or another encoder"
+    )
 
 
 def _hold_pooled_norms(module: nn.Module) -> None:

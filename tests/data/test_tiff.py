@@ -27,6 +27,7 @@ FIVE = np.random.default_rng(0).integers(0, 256, (12, 7, 5), dtype=np.uint8)
         {"metadata": {"axes": "YXC"}},
         {"metadata": {"axes": "YXS"}},
         {"metadata": {"scanner": "A"}},
+        {"metadata": None, "description": '{"axes": "YXC", "shape": [12, 7, 5]}'},  # as tifffile wrote it before 2026
         {"photometric": "minisblack", "planarconfig": "contig"},
     ],
     ids=str,
