@@ -10,13 +10,13 @@ from torch import Tensor
 from lit_vision.errors import UserError
 from lit_vision.networks.backbones import create_classifier
 from lit_vision.networks.nearest_fit import TABLE, key_of, nearest_fit
-from lit_vision.networks.timm_names import on_meta
+from lit_vision.networks.timm_names import without_memory
 
 WEIGHTS = Path(__file__).resolve().parents[3] / "shared/weights"
 
 
 def tensors_of(name: str, **args: object) -> dict[str, Tensor]:
-    return dict(on_meta(name, **args).state_dict())
+    return dict(without_memory(timm.create_model, name, **args).state_dict())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import nn
 from lit_vision.errors import UserError
 from lit_vision.networks.darknet import create_darknet
 from lit_vision.networks.stages import Stages, divide
-from lit_vision.networks.timm_names import on_meta
+from lit_vision.networks.timm_names import without_memory
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.classification import TransferClassifier
 from lit_vision.tasks.detection import YOLODetector
@@ -68,7 +68,7 @@ def whole(**backbones: nn.Module) -> nn.ModuleDict:
 
 @pytest.mark.parametrize(("name", "count"), TIMM)
 def test_networks_of_timm(name: str, count: int) -> None:
-    network, features = on_meta(name), on_meta(name, features_only=True)
+    network, features = (without_memory(timm.create_model, name, **args) for args in ({}, {"features_only": True}))
     prefix = next(n for n, module in network.named_modules() if module is network.get_classifier())
     found = divide({"net": network})
     assert_partition(whole(net=network), found, ["net"], {f"net.{prefix}.weight", f"net.{prefix}.bias"})
