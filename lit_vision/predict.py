@@ -1,5 +1,6 @@
 """Predictions for pictures of the user's own, from a checkpoint alone."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,13 +90,14 @@ def predict_images(
 
 @contextmanager
 def _writing(output: Path) -> Iterator[None]:
-    """Says in one sentence why nothing, or nothing more, can be written to a folder."""
+    """Says in one sentence why nothing, or nothing more, can be written to a folder; other files' errors pass."""
     try:
         yield
     except OSError as error:
-        if error.strerror is None:
+        file = None if error.filename is None else Path(os.fsdecode(error.filename))
+        if error.strerror is None or not (file is None or file.is_relative_to(output) or output.is_relative_to(file)):
             raise
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({file})" if file else ""
         raise UserError(f"--output {output} cannot be written: {error.strerror}{where}: name another folder") from error
 
 

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from lit_vision import object_files
+from lit_vision.__main__ import main
 from lit_vision.data.decode import read_label_map
 from lit_vision.data.pictures import CollatePictures, PictureFiles, find_images, relative_paths
 from lit_vision.data.scenes import CLASSES, draw_scene
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import DataError, UserError
-from lit_vision.predict import load_for_prediction, predict_images
+from lit_vision.predict import _writing, load_for_prediction, predict_images
 from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.classification import TransferClassifier
 from lit_vision.tasks.detection import YOLODetector
@@ -299,3 +300,30 @@ def test_tiles_that_crop_would_cut_are_refused_before_anything_is_written(pictur
     with pytest.raises(UserError, match=r"^model\.tile is 64, but fit: crop would not see all of a tile"):
         predict_images(path, pictures, tmp_path / "out", device="cpu", tile=64)
     assert not (tmp_path / "out").exists()
+
+
+def test_whole_pictures_are_seen_with_a_checkpoint_made_for_tiles(pictures: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = SemanticSegmenter(["background", "disc"], tile=32, **SMALL)
+    path, masks = save(task, "segmentation", tmp_path / "tiles.ckpt"), {}
+    for name, words in (("tiles", []), ("whole", ["--tile", "0"])):
+        where = ["--images", str(pictures / "p1.png"), "--output", str(tmp_path / name), "--device", "cpu"]
+        assert main(["predict", "--ckpt_path", str(path), *where, *words]) == 0
+        (mask,) = (tmp_path / name / "masks").glob("*.png")
+        masks[name] = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
+    plain = SemanticSegmenter(["background", "disc"], **SMALL)
+    plain.load_state_dict(task.state_dict())
+    predict_images(save(plain, "segmentation", tmp_path / "plain.ckpt"), pictures / "p1.png", tmp_path / "plain")
+    (mask,) = (tmp_path / "plain" / "masks").glob("*.png")
+    assert (masks["whole"] == cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)).all()
+    assert (masks["whole"] != masks["tiles"]).any()  # negative control
+
+
+def test_an_error_of_another_file_is_not_laid_to_the_output(tmp_path: Path) -> None:
+    for file, kind in (
+        (tmp_path / "shm", FileNotFoundError),
+        (tmp_path / "out" / "a.csv", UserError),
+        (None, UserError),
+    ):
+        with pytest.raises(kind), _writing(tmp_path / "out"):
+            raise FileNotFoundError(2, "No such file or directory", None if file is None else str(file))

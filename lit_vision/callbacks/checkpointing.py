@@ -96,7 +96,7 @@ class RunCheckpoints(ModelCheckpoint):
         load = strategy.load_checkpoint
 
         def load_checkpoint(path: str | Path, *args: Any, **options: Any) -> Any:
-            if trainer.state.fn == "fit":  # a test after it has no optimizer
+            if trainer.state.fn == "fit" and Path(path).is_file():  # a test after it has no optimizer
                 check_order(pl_module, trainer.optimizers, path)
             return load(path, *args, **options)
 

@@ -13,12 +13,12 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import distributed
 
 from lit_vision.data.base import VisionDataModule
+from lit_vision.data.dataset import without_padding
 from lit_vision.drawing import picture_of, shown
 from lit_vision.errors import UserError
 from lit_vision.object_files import measured
 from lit_vision.ops.matching import Overlap, overlap
 from lit_vision.plotting import draw_instances, draw_mask, grid, write_picture
-from lit_vision.tasks.base import without_padding
 from lit_vision.types import IGNORE_INDEX, Batch, FloatArray, Int32Array, UInt8Array
 
 HEADER = ("path", "kind", "true_objects", "predicted_objects", "x", "y")

@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from lit_vision.charts import confusion_matrix, precision_recall
+from lit_vision.data.dataset import without_padding
 from lit_vision.drawing import alone, draw_guess, draw_truth
 from lit_vision.errors import UserError
 from lit_vision.metrics.operating_points import curves
 from lit_vision.plotting import grid, write_picture
-from lit_vision.tasks.base import without_padding
 from lit_vision.types import Batch, UInt8Array
 
 PICTURES_PER_RUN = 10

@@ -200,7 +200,16 @@ class VisionDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled and augmented; every process gets its own share."""
+        self._say_unused_colours()
         return self._loader(self.dataset("train", augmented=True), shuffle=True)
+
+    def _say_unused_colours(self) -> None:
+        augmentation, usual = self._augmentation(), Augmentation.for_task(self.task)
+        names = [] if augmentation is None or self.in_channels == 3 else ["hue", "saturation"]
+        given = [name for name in names if getattr(augmentation, name) not in (0, getattr(usual, name))]
+        if given:
+            said = " and ".join(f"augmentation.{name}" for name in given)
+            rank_zero_info(f"without effect: {said}, which need RGB, where data.in_channels is {self.in_channels}")
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The validation split, in order."""

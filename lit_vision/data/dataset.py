@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from lit_vision.data.decode import Depth, read_image
@@ -107,3 +108,18 @@ def one_thread(worker_id: int) -> None:
     """Keeps OpenCV and torch of a loader's worker to one thread: the workers are the parallelism."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def without_padding(batch: Batch) -> Batch:
+    """The batch without the samples that only fill up a process's share (index -1)."""
+    real = batch["index"] >= 0
+    if bool(real.all()):
+        return batch
+    kept = real.nonzero().flatten().tolist()
+
+    def choose(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[real]
+        return value.take(kept) if hasattr(value, "take") else [value[k] for k in kept]  # pictures not yet decoded
+
+    return cast(Batch, {key: choose(value) for key, value in batch.items()})

@@ -117,7 +117,6 @@ class DetectionDataModule(VisionDataModule):
         if self.checked:  # or the files would have to be opened for their sizes
             self._refuse_or_say_too_small()
         augmentation = self._augmentation()
-        self._say_colour_unused(augmentation)
         if augmentation is not None and augmentation.mixes:
             loader.dataset.closing_epoch = self._closing_epoch(len(loader))  # type: ignore[attr-defined]  # TrainingDataset
         elif self.close_mosaic:
@@ -125,14 +124,6 @@ class DetectionDataModule(VisionDataModule):
                 f"data.close_mosaic {self.close_mosaic:g} has no effect: data.augmentation has no mosaic and no mixup"
             )
         return loader
-
-    def _say_colour_unused(self, augmentation: Augmentation | None) -> None:
-        usual = Augmentation.for_task("detection")
-        names = [] if augmentation is None or self.in_channels == 3 else ["hue", "saturation"]
-        given = [name for name in names if getattr(augmentation, name) not in (0, getattr(usual, name))]
-        if given:
-            said = " and ".join(f"augmentation.{name}" for name in given)
-            rank_zero_info(f"without effect: {said}, which need RGB, where data.in_channels is {self.in_channels}")
 
     def _closing_epoch(self, batches: int) -> int | None:
         """The epoch from which pictures are shown alone, since mosaics are not what the network will be used on."""

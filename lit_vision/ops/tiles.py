@@ -39,6 +39,15 @@ def check_tiles(tile: int | None, overlap: float) -> None:
         raise UserError(f"tile is {side} and tile_overlap {overlap}: give pixels from 1, and a share from 0 to below 1")
 
 
+def refuse_cropped(tile: int, fit: str | None) -> None:
+    """Raises UserError where pictures are prepared so that not all of a tile is seen."""
+    if fit == "crop":
+        raise UserError(
+            f"model.tile is {tile}, but fit: crop would not see all of a tile: train with another fit, or leave "
+            "model.tile out"
+        )
+
+
 def blend_window(extent: int, tile: int, overlap: float = 0.25) -> FloatArray:
     """Weights along one axis of the tiles that `tile_grid` puts there; at each pixel they sum to 1.
 

@@ -11,12 +11,13 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import AdamW
 from torchmetrics import Metric
 
+from lit_vision.data.dataset import without_padding
 from lit_vision.errors import UserError
 from lit_vision.networks.freezing import freeze_parameters, frozen_parameters, norms_of
 from lit_vision.networks.preprocess import Preprocess, interleave
 from lit_vision.networks.sharding import blocks
 from lit_vision.networks.stages import Stages, divide
-from lit_vision.ops.tiles import check_tiles
+from lit_vision.ops.tiles import check_tiles, refuse_cropped
 from lit_vision.tasks.checkpoint_facts import refuse_other_task, say_differences, shown_classes
 from lit_vision.tasks.optimization import (
     WARMUP,
@@ -131,13 +132,16 @@ class VisionTask(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Freezes (before DDP wraps the module), sets the memory format, compiles; remembers the data's facts."""
         self.data = self._preprocessing() or self.data
+        if self.tile is not None and stage != "validate":
+            refuse_cropped(self.tile, self.data.get("fit"))  # in a fit, too: what follows it could not be done
         if stage == "fit" and self.freezing is not None:
             self._freeze(self.freezing)
         if self.channels_last and self.device_mesh is None:  # FSDP2 divides contiguous parameters only
             as_channels_last(self)
-        for child in self.children() if self.compiled else ():
-            if next(child.parameters(), None) is not None:  # losses and metrics only break the graph
-                child.compile()
+        if self.compiled:
+            for child in self.children():
+                if next(child.parameters(), None) is not None:  # losses and metrics only break the graph
+                    child.compile()
 
     def _preprocessing(self) -> dict[str, Any] | None:
         """That of the pictures that the Trainer feeds; None where there is no Trainer or no data module of ours."""
@@ -261,7 +265,8 @@ class VisionTask(pl.LightningModule):
 
         Lightning averages the processes' counts as whole numbers and drops the rest: 5 and 4 images would count 4 each.
         """
-        return size if stage == "train" else size * getattr(self._trainer, "world_size", 1)  # 1 without a Trainer
+        processes = getattr(self._trainer, "world_size", 1)  # without a Trainer there is one
+        return size if stage == "train" else size * processes
 
     # --- checkpoints --------------------------------------------------------------------------------------------
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -282,18 +287,3 @@ class VisionTask(pl.LightningModule):
         self.data = self._preprocessing() or dict(facts["data"])
         say_differences(checkpoint, self.data, self.hparams)
         self.licence = facts.get("licence")
-
-
-def without_padding(batch: Batch) -> Batch:
-    """The batch without the samples that only fill up a process's share (index -1)."""
-    real = batch["index"] >= 0
-    if bool(real.all()):
-        return batch
-    kept = real.nonzero().flatten().tolist()
-
-    def choose(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[real]
-        return value.take(kept) if hasattr(value, "take") else [value[k] for k in kept]  # pictures not yet decoded
-
-    return cast(Batch, {key: choose(value) for key, value in batch.items()})

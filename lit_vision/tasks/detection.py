@@ -19,7 +19,6 @@ from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck, refu
 from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
 from lit_vision.tasks.starting import take_network
-from lit_vision.tasks.tile_maps import tile_of
 from lit_vision.types import DetectionBatch
 
 USUAL_OBJECTNESS = 0.5  # of YOLO v3
@@ -168,8 +167,6 @@ class YOLODetector(BoxTask):
             height, width = self.data["image_size"]
             raise UserError(f"data.image_size {height} x {width} must be a multiple of {coarsest} for this network")
         self._check_shapes(coarsest)
-        if self.tile is not None and self.data.get("fit") == "crop" and stage != "validate":
-            tile_of(self)  # refuses it, in `fit` as well: what follows a training could not be done
         if stage == "fit":
             self._refuse_lone_values(coarsest)
         if stage == "fit" and self.anchors == "auto":

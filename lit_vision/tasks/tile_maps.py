@@ -13,7 +13,7 @@ from lit_vision.data.decode import read_image
 from lit_vision.data.restore import restore_scores
 from lit_vision.data.transforms import Transform
 from lit_vision.errors import UserError
-from lit_vision.ops.tiles import blended_rows
+from lit_vision.ops.tiles import blended_rows, refuse_cropped
 from lit_vision.tasks.base import VisionTask
 from lit_vision.types import Int64Array, UInt8Array
 
@@ -28,8 +28,7 @@ def tile_of(task: VisionTask) -> int:
     """
     if task.tile is None or "fit" not in task.data:
         raise UserError("tiles need model.tile, and a task of a checkpoint: load_task(path, tile=512)")
-    if task.data["fit"] == "crop":
-        raise UserError(f"model.tile is {task.tile}, but fit: crop would not see all of a tile: train with another fit")
+    refuse_cropped(task.tile, task.data["fit"])
     return task.tile
 
 

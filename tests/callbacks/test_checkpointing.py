@@ -4,7 +4,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -246,3 +248,25 @@ def test_a_state_numbered_in_the_order_of_the_groups_is_refused(tmp_path: Path) 
     check_order(module, [optimizer], tmp_path / "divided.ckpt")
     with pytest.raises(UserError, match=r"plain\.ckpt was written by a training that did not divide its network"):
         check_order(module, [optimizer], tmp_path / "plain.ckpt")
+
+
+@pytest.mark.parametrize("strategy", [ModelParallelStrategy, FSDPStrategy, DDPStrategy])
+def test_a_training_under_fsdp_looks_at_the_order_before_it_takes_a_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: Any
+) -> None:
+    taken: list[Path] = []
+    monkeypatch.setattr(strategy, "load_checkpoint", lambda self, path, *args: taken.append(path))
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    optimizer = torch.optim.SGD([{"params": [one.weight for one in module]}, {"params": [one.bias for one in module]}])
+    torch.save({"optimizer_states": [optimizer.state_dict()]}, tmp_path / "plain.ckpt")
+    trainer: Any = SimpleNamespace(strategy=strategy(), optimizers=[optimizer], state=SimpleNamespace(fn="fit"))
+    module_: Any = module
+    RunCheckpoints().on_fit_start(trainer, module_)
+    divides = strategy is not DDPStrategy
+    with pytest.raises(UserError, match="did not divide its network") if divides else nullcontext():
+        trainer.strategy.load_checkpoint(tmp_path / "plain.ckpt")
+    assert len(taken) == (0 if divides else 1)
+    trainer.strategy.load_checkpoint(tmp_path)  # a folder of parts is for Lightning to read or refuse
+    trainer.state.fn = "test"
+    trainer.strategy.load_checkpoint(tmp_path / "plain.ckpt")
+    assert len(taken) == (2 if divides else 3)

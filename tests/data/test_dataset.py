@@ -1,9 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from lit_vision.data.classification import ClassificationDataModule
+from lit_vision.data.dataset import without_padding
 from lit_vision.data.sampler import PADDING_EPOCH, EpochSampler
 
 
@@ -20,3 +23,10 @@ def test_what_only_fills_up_a_process_s_share_says_so(tmp_path: Path) -> None:
     assert sorted(index for share in shares for index in share) == [-1, *positions]
     assert dataset[(PADDING_EPOCH, 0)]["index"] == -1
     assert dataset[(0, 0)]["index"] == dataset[0]["index"] == positions[0]
+
+
+def test_without_padding_filters_tensors_and_lists() -> None:
+    batch: Any = {"index": torch.tensor([3, -1, 5]), "image": torch.arange(3), "boxes": ["x", "y", "z"]}
+    kept: Any = without_padding(batch)
+    assert kept["image"].tolist() == [0, 2]
+    assert kept["boxes"] == ["x", "z"]

@@ -144,3 +144,13 @@ def test_a_picture_smaller_than_the_crop_lies_in_unknown_padding(root: Path) -> 
     assert sample["mask"].shape == (200, 200)
     assert (sample["mask"] == 255).sum() == 200 * 200 - 120 * 160
     assert (sample["mask"] == 2).sum() == 4
+
+
+def test_colours_of_other_pictures_than_rgb_are_remarked_on(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own = Augmentation(hue=0.1, brightness=0.2)
+    with caplog.at_level("INFO"):
+        module(root, augmentation=own).train_dataloader()
+        module(root, in_channels=1, augmentation="default").train_dataloader()
+        assert "which need RGB" not in caplog.text
+        module(root, in_channels=1, augmentation=own).train_dataloader()
+    assert "without effect: augmentation.hue, which need RGB, where data.in_channels is 1" in caplog.messages

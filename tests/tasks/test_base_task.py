@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from lit_vision.errors import UserError
-from lit_vision.tasks.base import VisionTask, without_padding
+from lit_vision.tasks.base import VisionTask
 from lit_vision.tasks.checkpoints import load_task, read_checkpoint
 from lit_vision.tasks.optimization import as_channels_last
 
@@ -116,13 +116,6 @@ def test_batches_come_in_the_networks_memory_format(tmp_path: Path, channels_las
 def test_padding_samples_are_not_counted(tmp_path: Path) -> None:
     values = trainer(tmp_path).test(TinyTask(["a", "b"]), loader(), verbose=False)
     assert values[0]["test/images"] == 9
-
-
-def test_without_padding_filters_tensors_and_lists() -> None:
-    batch: Any = {"index": torch.tensor([3, -1, 5]), "image": torch.arange(3), "boxes": ["x", "y", "z"]}
-    kept: Any = without_padding(batch)
-    assert kept["image"].tolist() == [0, 2]
-    assert kept["boxes"] == ["x", "z"]
 
 
 def test_checkpoint_rebuilds_the_task_bit_for_bit(tmp_path: Path) -> None:

@@ -126,6 +126,12 @@ def test_tiles_that_would_be_cropped_are_refused() -> None:
     task.data = {**task.data, "fit": "crop"}
     with pytest.raises(UserError, match=r"model\.tile is 32, but fit: crop would not see all of a tile"):
         task.predict_whole(np.zeros((40, 50, 3), np.uint8))
+    for stage in ("fit", "test", "predict"):  # a training's predictions could not be made
+        with pytest.raises(UserError, match=r"train with another fit, or leave model\.tile out$"):
+            task.setup(stage)
+    task.setup("validate")  # takes no notice of tiles
+    task.data = {**task.data, "fit": "letterbox"}
+    task.setup("fit")
 
 
 def test_native_prediction_is_the_network_s_own(root: Path) -> None:
