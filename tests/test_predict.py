@@ -320,10 +320,8 @@ def test_whole_pictures_are_seen_with_a_checkpoint_made_for_tiles(pictures: Path
 
 
 def test_an_error_of_another_file_is_not_laid_to_the_output(tmp_path: Path) -> None:
-    for file, kind in (
-        (tmp_path / "shm", FileNotFoundError),
-        (tmp_path / "out" / "a.csv", UserError),
-        (None, UserError),
-    ):
-        with pytest.raises(kind), _writing(tmp_path / "out"):
-            raise FileNotFoundError(2, "No such file or directory", None if file is None else str(file))
+    output = tmp_path / "out"
+    own = [(output / "a.csv", UserError), (tmp_path, UserError), (None, UserError)]
+    for file, kind in [(tmp_path / "shm", OSError), *own]:
+        with pytest.raises(kind), _writing(output):
+            raise OSError(28, "No space left on device", None if file is None else str(file))

@@ -145,3 +145,31 @@ def test_settings_that_no_weight_shows_are_said(tmp_path: Path, caplog: pytest.L
     assert f"model.head_args is null ({{'scale_x_y': 2.0}} in the checkpoint): {end}" in caplog.messages
     unused = "model.anchors has no effect: the checkpoint brings the anchors that its heads learnt with"
     assert caplog.messages[-1] == unused
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        (
+            "classifier",
+            {"backbone_args": {"act_layer": "gelu"}},
+            "model.backbone_args is {'act_layer': 'gelu'} (null in",
+        ),
+        (
+            "segmenter",
+            {"decoder_args": {**SMALL["decoder_args"], "decoder_interpolation": "nearest"}},
+            "decoder_args is",
+        ),
+    ],
+)
+def test_so_they_are_for_each_task(
+    name: str, settings: dict[str, Any], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind, usual = TASKS[name]
+    file = saved(kind(["a", "b"], **usual), tmp_path / "earlier.ckpt")
+    with caplog.at_level("INFO"):
+        kind(["a", "b"], start_from=file, **usual)
+        assert "computes otherwise" not in caplog.text
+        kind(["a", "b"], start_from=file, **{**usual, **settings})
+    assert said in caplog.text
+    assert "the network computes otherwise than the one that learnt these weights" in caplog.text

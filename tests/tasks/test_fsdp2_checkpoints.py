@@ -1,8 +1,9 @@
-"""A checkpoint of one process is evaluated by two under FSDP2, which divide its weights."""
+"""What two processes under FSDP2, which divide the weights, make of a checkpoint of one, and of their own."""
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,9 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from quiet import quiet_trainer
 from two_ranks import both
 
+from lit_vision.callbacks.checkpointing import RunCheckpoints
 from lit_vision.data.segmentation import SegmentationDataModule
+from lit_vision.errors import UserError
 from lit_vision.tasks.segmentation import SemanticSegmenter
 
 SIZES = {
@@ -91,8 +94,40 @@ def first_loss(folder: Path) -> float:
     return float(values["val/loss"])
 
 
+class Checks(pl.Callback):
+    """What RunCheckpoints does before a training, alone."""
+
+    on_fit_start = RunCheckpoints.on_fit_start
+
+
+def go_on(folder: Path) -> str:
+    """Trains two epochs under FSDP2, from a checkpoint of an undivided one of one epoch, or from its own."""
+    said = []
+    for name, epochs in (("one.ckpt", 2), (None, 1), ("two.ckpt", 2)):
+        strategy = ModelParallelStrategy(2, 1, save_distributed_checkpoint=False)
+        sharing: dict[str, Any] = {"use_distributed_sampler": False, "devices": 2, "strategy": strategy}
+        trainer = quiet_trainer(max_epochs=epochs, limit_val_batches=0, callbacks=[Checks()], **sharing)
+        try:
+            trainer.fit(segmenter(), data_module(folder / "same"), ckpt_path=name and folder / name)
+        except UserError as error:
+            said.append(str(error))
+            continue
+        said.append(f"step {trainer.global_step}")
+        trainer.save_checkpoint(folder / "two.ckpt")
+    return "; ".join(said)
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_from_a_checkpoint_of_its_own_kind(tmp_path: Path) -> None:
+    saved(tmp_path)
+    for said in both(__file__, "fit", tmp_path):
+        assert said.startswith(f"{tmp_path / 'one.ckpt'} was written by a training that did not divide its network")
+        assert said.endswith("; step 1; step 2")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    print(json.dumps(losses(Path(sys.argv[2]), divided=True)))
+    found = go_on(Path(sys.argv[2])) if sys.argv[1] == "fit" else losses(Path(sys.argv[2]), divided=True)
+    print(json.dumps(found))
     torch.distributed.destroy_process_group()
