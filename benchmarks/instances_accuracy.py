@@ -23,6 +23,7 @@ A line of JSON for each way and seed; what is there is not done again.
 import argparse
 import json
 import os
+import resource
 import time
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import yaml
 from instances_ways import SURE, Picture, best_of, measured, pictures_of, reported, surest_of, ways_of
 from torch.optim import AdamW
 
@@ -99,7 +101,7 @@ def task_of(options: argparse.Namespace) -> InstanceSegmenter:
         pixel_threshold=0.5,
         border_threshold=0.3,
         min_area=20,
-        **NETWORK,
+        **{**NETWORK, **options.network},
     )
 
 
@@ -127,7 +129,9 @@ def trained(options: argparse.Namespace) -> tuple[InstanceSegmenter, dict[str, f
     pl.seed_everything(options.seed, verbose=False)
     task, watch = task_of(options), StopWatch()
     trainer_of(steps, watch, options.precision).fit(task, data_of(options))
-    return task.eval(), {"steps": steps, "cpu_seconds": round(sum(trial.steps) + sum(watch.steps), 1)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    spent = {"steps": steps, "cpu_seconds": round(sum(trial.steps) + sum(watch.steps), 1), "gib": round(peak, 2)}
+    return task.eval(), spent
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -143,8 +147,10 @@ def add(path: Path, row: dict[str, Any]) -> None:
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, str]:
-    """What rows must share to be of one table; the folder of the data only where it is not the usual one."""
+    """What rows must share to be of one table; data and network only where they are not the usual ones."""
     settings = {name: str(value) for name, value in vars(options).items() if name in SETTINGS}
+    if options.network:
+        settings = {"network": json.dumps(options.network), **settings}
     return settings if options.data.name == USUAL_DATA else {"data": options.data.name, **settings}
 
 
@@ -187,7 +193,7 @@ def show(path: Path) -> None:
     keys = list(dict.fromkeys((row["way"], json.dumps(row["settings"])) for row in rows))
     for settings in dict.fromkeys(key[1] for key in keys):
         print(f"\n{settings}")
-        print(f"| way | seeds | CPU s | {' | '.join(SHOWN)} |\n| --- | --- | --- |{' --- |' * len(SHOWN)}")
+        print(f"| way | seeds | CPU s | GiB | {' | '.join(SHOWN)} |\n| --- | --- | --- | --- |{' --- |' * len(SHOWN)}")
         for way in [way for way, own in keys if own == settings]:
             mine = [row for row in rows if (row["way"], json.dumps(row["settings"])) == (way, settings)]
             means = [np.mean([row["metrics"][name] for row in mine]) for name in SHOWN]
@@ -196,9 +202,9 @@ def show(path: Path) -> None:
                 f"{m:.3f}" + (f" ({min(e):.3f}-{max(e):.3f})" if len(e) > 1 else "")
                 for m, e in zip(means, ends, strict=True)
             ]
-            print(
-                f"| {way} | {len(mine)} | {np.mean([row['cpu_seconds'] for row in mine]):.0f} | {' | '.join(cells)} |"
-            )
+            seconds = f"{np.mean([row['cpu_seconds'] for row in mine]):.0f}"
+            peak = max(row.get("gib", float("nan")) for row in mine)
+            print(f"| {way} | {len(mine)} | {seconds} | {peak} | {' | '.join(cells)} |")
 
 
 SETTINGS = (
@@ -230,6 +236,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--network", type=yaml.safe_load, default={}, help="YAML of other arguments of the task")
     parser.add_argument("--shared", action="store_true", help="one encoder for both decoders")
     parser.add_argument("--train", choices=["both", "pixels"], default="both")
     parser.add_argument("--precision", default="32-true", help="of ours: bf16-mixed takes half the seconds of a step")

@@ -14,6 +14,7 @@ Writes a 16-bit label map for each validation picture, and facts.json.
 
 import argparse
 import json
+import resource
 import time
 from functools import partial
 from pathlib import Path
@@ -136,7 +137,8 @@ def main() -> None:
     for stem, labels in zip(val[0], found, strict=True):
         imsave(options.output / f"{stem}.png", labels.astype(np.uint16), check_contrast=False)
     way = f"stardist, grid {options.grid}" if options.peer == "stardist" else options.peer
-    facts = {"way": way, "cpu_seconds": round(spent, 1), "steps": None}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    facts = {"way": way, "cpu_seconds": round(spent, 1), "steps": None, "gib": round(peak, 2)}
     (options.output / "facts.json").write_text(json.dumps(facts))
 
 

@@ -55,11 +55,13 @@ def test_seconds_hold_the_reading_of_pictures_too() -> None:
     assert sum(watch.steps) >= 4 * BUSY
 
 
-def test_rows_of_other_data_are_not_taken_for_those_of_the_usual(tmp_path: Path) -> None:
-    options = Namespace(data=Path("/data/inst_dsb2018"), seconds=600.0, seeds=[0], output=tmp_path)
+def test_rows_of_other_data_or_networks_are_not_taken_for_those_of_the_usual(tmp_path: Path) -> None:
+    options = Namespace(data=Path("/data/inst_dsb2018"), seconds=600.0, seeds=[0], output=tmp_path, network={})
     assert settings_of(options) == {"seconds": "600.0"}
     options.data = Path("/data/grains")
     assert settings_of(options) == {"data": "grains", "seconds": "600.0"}
+    options.network = {"encoder": "csp_n"}
+    assert settings_of(options) == {"data": "grains", "network": '{"encoder": "csp_n"}', "seconds": "600.0"}
 
 
 def pair(gap: bool, level: int) -> Picture:
