@@ -187,7 +187,7 @@ class SlidingWindowDetector(VisionTask):
         chosen = torch.zeros_like(promise, dtype=torch.bool)
         chosen[promise.topk(math.ceil(self.rescore * len(promise))).indices] = True
         exact = []
-        for grid, own, best in zip(grids, logits, chosen.split([len(one) for one in logits]), strict=True):
+        for grid, own, best in zip(grids, logits, torch.split(chosen, [len(one) for one in logits]), strict=True):
             anew = self._probabilities(own)
             if self.scores.shares(grid):
                 rows, anew = best.nonzero().flatten(), torch.zeros_like(anew)
