@@ -100,7 +100,8 @@ def assign(
         strides: of the scales.
         sizes: rows and columns of the scales.
         matching: see there.
-        rivals: (M, 2) anchors of which each object takes the best, wherever it has a slot; None: `anchors`.
+        rivals: (S, M, 2) anchors of which each object takes the best, scale by scale, wherever it has a slot; None:
+            `anchors`, of all scales together.
     """
     centres = xyxy_to_cxcywh(truths.boxes)
     chosen = _matched(centres[:, 2:], anchors.reshape(-1, 2).float(), matching, rivals)
@@ -131,8 +132,9 @@ def _matched(sizes: Tensor, anchors: Tensor, matching: Matching, rivals: Tensor 
         chosen = torch.zeros_like(overlaps, dtype=torch.bool)
         chosen.scatter_(1, overlaps.argmax(dim=1, keepdim=True), True)
     else:
-        best = rivals[size_iou(sizes, rivals).argmax(dim=1)]
-        chosen = (best[:, None] == anchors).all(dim=-1)
+        scales = zip(rivals, anchors.chunk(len(rivals)), strict=True)
+        best = [(every[size_iou(sizes, every).argmax(dim=1)][:, None] == own).all(dim=-1) for every, own in scales]
+        chosen = torch.cat(best, dim=1)
     if matching.overlap is not None:
         chosen |= overlaps > matching.overlap
     if matching.ratio is not None:

@@ -55,8 +55,8 @@ class YOLOLoss(DetectionLoss):
     https://github.com/pjreddie/darknet, `yolo_layer.c`), summed over an image's cells:
 
     - An object belongs to the cell that holds its centre and to the anchor, among all of the .cfg, with the best IoU of
-      width and height: to none where no mask names that one, to several heads where their masks share it. Where two
-      objects want one slot the later one sets the box; classes add up.
+      width and height: to none where no mask names that one, to several heads where their masks share it, or where each
+      [yolo] has anchors of its own. Where two objects want one slot the later one sets the box; classes add up.
     - Objectness: cross-entropy to 1 at those slots, to 0 elsewhere, but for boxes that overlap some object by more
       than `ignore_threshold`: they have no term.
     - Box, weighted by 2 - w * h (of the picture): cross-entropy of sigmoid(tx), sigmoid(ty) to the place in the cell,

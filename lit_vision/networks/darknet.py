@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from lit_vision.errors import UserError
 from lit_vision.networks.darknet_cfg import DarknetConfig, backbone_length, find_config
@@ -60,8 +61,8 @@ class DarknetYOLO(AnchorDecoder):
             found, wanted = given.shape[:2].numel(), own.shape[:2].numel()
             raise UserError(f"`anchors` has {found} pairs, but {config.source} wants {wanted}: give as many")
         self.register_buffer("anchors", given)
-        listed = kinds[0].all_anchors if len({kind.all_anchors for kind in kinds}) == 1 else ()
-        self.register_buffer("listed", torch.tensor(listed, dtype=torch.float32).view(-1, 2), persistent=False)
+        lists = [torch.tensor(kind.all_anchors, dtype=torch.float32) for kind in kinds]
+        self.register_buffer("listed", pad_sequence(lists, batch_first=True), persistent=False)
         self.backbone, self.head = _parts(config, bn_eps)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -78,8 +79,11 @@ class DarknetYOLO(AnchorDecoder):
 
     @property
     def rivals(self) -> Tensor | None:
-        """(M, 2) all anchors of the .cfg: masks may share some and leave others out. None: the network has others."""
-        known = (self.anchors[:, :, None] == self.listed).all(dim=-1).any(dim=-1).all()
+        """(S, M, 2) all anchors of each [yolo]: masks may share some and leave some out. None: the network has others.
+
+        Where one has fewer, the last are 0 x 0, which are nobody's best.
+        """
+        known = (self.anchors[:, :, None] == self.listed[:, None]).all(dim=-1).any(dim=-1).all()
         return self.listed if known else None
 
     def convolutions(self) -> list[tuple[int, nn.Conv2d, nn.BatchNorm2d | None]]:

@@ -40,8 +40,8 @@ class AnchorNetwork(DetectionNetwork, Protocol):
         anchors: (S, A, 2) widths and heights in pixels of the network input, in the order of the outputs.
         scale_x_y: of each output, see `ops.grid.decode`.
         ignore_thresholds: of each output, that the network was published with, for the loss.
-        rivals: (M, 2) the anchors of which an object takes the best under Darknet's law, the first of equal ones; None:
-            those that have outputs.
+        rivals: (S, M, 2) the anchors of which, for each output, an object takes the best under Darknet's law, the first
+            of equal ones; None: those that have outputs.
     """
 
     anchors: Tensor

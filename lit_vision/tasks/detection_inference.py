@@ -39,7 +39,7 @@ def true_boxes(batch: DetectionBatch) -> list[Tensor]:
 
 
 def detect(found: Sequence[Decoded], frames: Tensor, sizes: Tensor, rule: Rule) -> list[DetectionPrediction]:
-    """Detections of each image in its original pixels.
+    """Detections of each image in its original pixels, clipped to it; of what lies in the padding nothing is left.
 
     Args:
         found: of each image boxes (N, 4) in network pixels, objectness (N,) and probabilities (N, K).
@@ -47,11 +47,17 @@ def detect(found: Sequence[Decoded], frames: Tensor, sizes: Tensor, rule: Rule) 
         sizes: (B, 2) height and width of the originals.
         rule: which boxes.
     """
-    detections = []
+    detections: list[DetectionPrediction] = []
     for one, frame, size in zip(found, frames, sizes, strict=True):
         chosen = select_detections(*one, rule.objectness, rule.score, rule.nms, rule.most)
-        chosen["boxes"] = restore_boxes(chosen["boxes"], frame, size)
-        detections.append(chosen)
+        boxes = restore_boxes(chosen["boxes"], frame, size)
+        seen = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        own: DetectionPrediction = {
+            "boxes": boxes[seen],
+            "labels": chosen["labels"][seen],
+            "scores": chosen["scores"][seen],
+        }
+        detections.append(own)
     return detections
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -162,10 +163,11 @@ class SlidingWindowDetector(VisionTask):
         """All windows of a picture (H, W, C): boxes (N, 4) of what each would show, and probabilities (N, K)."""
         size = (picture.shape[0], picture.shape[1])
         grids = self.scores.grids(size, self.window_sizes, self.ratios, self.stride)
-        probabilities = [self._probabilities(self.scores(picture, grid)) for grid in grids]
+        logits = [self.scores(picture, grid) for grid in grids]
         if self.rescore > 0:
-            probabilities = self._rescored(picture, grids, probabilities)
-        every = torch.cat(probabilities)
+            every = torch.cat(self._rescored(picture, grids, logits))
+        else:
+            every = self._probabilities(torch.cat(logits))
         boxes = torch.cat([without_margin(grid.boxes, self.margin) for grid in grids])
         return boxes.to(every.device), every
 
@@ -174,16 +176,23 @@ class SlidingWindowDetector(VisionTask):
         every = logits.float().sigmoid() if self.multi_label else logits.float().softmax(1)
         return torch.cat([every, every.new_zeros(len(every), 1)], dim=1)[:, self.columns]
 
-    def _rescored(self, picture: UInt8Array, grids: Sequence[WindowGrid], found: Sequence[Tensor]) -> list[Tensor]:
+    def _promise(self, logits: Tensor) -> Tensor:
+        """(N,) the logarithm of each window's best probability: it tells apart what a sure classifier rounds to 0."""
+        every = F.logsigmoid(logits.float()) if self.multi_label else logits.float().log_softmax(1)
+        return every[:, [column for column in self.columns if column >= 0]].amax(1)
+
+    def _rescored(self, picture: UInt8Array, grids: Sequence[WindowGrid], logits: Sequence[Tensor]) -> list[Tensor]:
         """The most promising of the windows that were computed together, now by themselves; the others get 0."""
-        promise = torch.cat([one.amax(1) for one in found])
-        least = promise.topk(math.ceil(self.rescore * len(promise))).values[-1]
+        promise = self._promise(torch.cat(list(logits)))
+        chosen = torch.zeros_like(promise, dtype=torch.bool)
+        chosen[promise.topk(math.ceil(self.rescore * len(promise))).indices] = True
         exact = []
-        for grid, one in zip(grids, found, strict=True):
-            rows = (one.amax(1) >= least).nonzero().flatten()
-            anew = torch.zeros_like(one) if self.scores.shares(grid) else one
-            if self.scores.shares(grid) and len(rows):
-                anew[rows] = self._probabilities(self.scores.one_by_one(picture, grid.boxes[rows.cpu()]))
+        for grid, own, best in zip(grids, logits, torch.split(chosen, [len(one) for one in logits]), strict=True):
+            anew = self._probabilities(own)
+            if self.scores.shares(grid):
+                rows, anew = best.nonzero().flatten(), torch.zeros_like(anew)
+                if len(rows):
+                    anew[rows] = self._probabilities(self.scores.one_by_one(picture, grid.boxes[rows.cpu()]))
             exact.append(anew)
         return exact
 

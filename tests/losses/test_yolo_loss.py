@@ -408,6 +408,23 @@ def test_anchors_of_two_heads_train_both_and_those_of_none_nothing_as_in_darknet
     assert trained(own, small) == [0, 1]
 
 
+def test_heads_with_anchor_lists_of_their_own_each_train_their_best_as_in_darknet() -> None:
+    """yolo_layer.c: `l.biases` are those of the layer's own section, of which it takes the best."""
+    text = (FOLDER / "yolov3-tiny.cfg").read_text()
+    usual = "anchors = 10,14,  23,27,  37,58,  81,82,  135,169,  344,319"
+    first, rest = text.replace("num=6\n", "").split(usual, 1)
+    alone = first + "anchors = 81,82, 135,169, 344,319" + rest.replace(usual, "anchors = 10,14, 23,27, 37,58")
+    small, large = [60.0, 60.0, 70.0, 74.0], [0.0, 0.0, 126.0, 126.0]
+    network = create_darknet(alone.replace("mask = 3,4,5", "mask = 0,1,2"), 2)
+    assert [trained(network, box) for box in (small, large)] == [[1, 1], [1, 1]]
+    more = first + "anchors = 10,14, 81,82, 135,169, 344,319"  # of which 10 x 14 has no output
+    network = create_darknet(
+        more.replace("mask = 3,4,5", "mask = 1,2,3") + rest.replace(usual, "anchors = 10,14, 23,27, 37,58"), 2
+    )
+    assert [trained(network, box) for box in (small, large)] == [[0, 1], [1, 1]]
+    assert trained(network, small, law="dense") == [0, 1]
+
+
 def test_each_head_ignores_by_its_own_threshold() -> None:
     network = tiny_cfg("3,4,5", "0,1,2", ignore=0.2)
     assert network.ignore_thresholds == (0.7, 0.2)

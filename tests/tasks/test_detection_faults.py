@@ -132,3 +132,22 @@ def test_a_training_whose_tiles_could_not_be_seen_whole_is_refused(tmp_path: Pat
         with pytest.raises(UserError, match=said):
             task.setup(stage)
     task.setup("validate")  # takes no notice of tiles
+
+
+@pytest.mark.parametrize("tile", [None, 40])
+def test_what_is_found_in_the_padding_alone_is_no_detection(tile: int | None, tmp_path: Path) -> None:
+    """A picture of 20 x 40 becomes 32 x 64 between two stripes of padding, 16 pixels high each."""
+    (batch,) = data(tmp_path, [(20, 40, [[10, 5, 30, 15]])]).val_dataloader()
+    task = Quiet(NAMES, **SMALL, tile=tile).eval()
+    task.data = {"task": "detection", "image_size": [64, 64], "fit": "letterbox"}
+    boxes = torch.tensor([[8.0, 0, 40, 16], [16, 24, 48, 40], [8, 48, 40, 64], [8, 10, 40, 20]])
+    decoded = Decoded(boxes, torch.tensor([1.0, 0.9, 0.8, 0.7]), torch.eye(3)[[0, 1, 2, 2]])
+    task.network.decode_above = lambda *_: [decoded]
+    with torch.inference_mode():
+        if tile is None:
+            (found,) = task.predict_step(batch, 0)
+        else:
+            found = task.predict_whole(np.full((20, 40, 3), 90, np.uint8))
+    assert found["boxes"].tolist() == [[10, 5, 30, 15], [5, 0, 25, 2.5]]
+    assert found["labels"].tolist() == [1, 2]
+    assert found["scores"].tolist() == pytest.approx([0.9, 0.7])

@@ -146,6 +146,28 @@ def test_the_most_promising_windows_are_computed_by_themselves(root: Path, check
     torch.testing.assert_close(scored(rescore=1), exact)
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_sure_classifier_computes_no_more_windows_by_themselves(
+    multi_label: bool, root: Path, checkpoint: Path
+) -> None:
+    """Where nearly every probability is rounded to 0, all windows would be among the best."""
+    image = cv2.imread(str(root / "images" / "val" / "0.png"))[:, :, ::-1].copy()
+    task = SlidingWindowDetector(NAMES, str(checkpoint), **WINDOWS, rescore=0.1).eval()
+    task.multi_label, plain = multi_label, task.scores.forward
+    with torch.inference_mode():
+        (grid,) = task.scores.grids((image.shape[0], image.shape[1]), [32], [1], WINDOWS["stride"])
+        logits = plain(image, grid) - torch.tensor([1e3, 1e3, 0.0])  # "background" comes last
+        task.scores.forward = lambda *_: logits  # type: ignore[method-assign]
+        alone: list[int] = []
+        one_by_one = task.scores.one_by_one
+        task.scores.one_by_one = lambda picture, boxes: alone.append(len(boxes)) or one_by_one(picture, boxes)  # type: ignore[func-returns-value,method-assign]
+        scores = task(image)[1]
+    assert float(task._probabilities(logits).max()) == 0
+    assert alone == [int(np.ceil(0.1 * len(logits)))]
+    order = (logits if multi_label else logits - logits[:, 2:])[:, :2].amax(1)  # of the background beside them
+    assert set(scores.amax(1).nonzero().flatten().tolist()) == set(order.topk(*alone).indices.tolist())
+
+
 class Pixels(nn.Module):
     """A network whose features are those of single pixels: windows have no border. Weights are whole numbers."""
 
