@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from torch.optim import Optimizer
 
@@ -79,6 +79,7 @@ class RunCheckpoints(ModelCheckpoint):
             raise UserError("RunCheckpoints needs Boundaries as the first of the callbacks")
         if stage == "fit":
             refuse_parts(trainer.strategy)
+            refuse_late_averages(trainer.callbacks)  # type: ignore[attr-defined]  # Lightning annotates no attribute
         if trainer.limit_val_batches != 0:
             self._choose(str(getattr(pl_module, "monitor", "val/loss")), str(getattr(pl_module, "monitor_mode", "min")))
         if self.dirpath is None:
@@ -189,6 +190,24 @@ class RunCheckpoints(ModelCheckpoint):
         paths = {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
         best = {here(path): score for path, score in state["best_k_models"].items()}
         return {**state, **paths, "best_k_models": best, "dirpath": self.dirpath}
+
+
+def refuse_late_averages(callbacks: Sequence[Callback]) -> None:
+    """Lets an average of the weights begin with the first step only.
+
+    Until it begins Lightning validates and saves a copy of the weights as they were before the training.
+
+    Raises:
+        UserError: it is to begin later.
+    """
+    for callback in callbacks:
+        if isinstance(callback, EMAWeightAveraging):
+            for name in ("update_starting_at_step", "update_starting_at_epoch"):
+                if getattr(callback, name):
+                    raise UserError(
+                        f"EMAWeightAveraging: {name} is {getattr(callback, name)}, but until then validation and "
+                        "checkpoints would hold the weights of the start: leave it out, and the average begins at once"
+                    )
 
 
 def refuse_parts(strategy: Strategy) -> None:

@@ -13,13 +13,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from resuming import CASES, Case, Cut, digest, train
 
 from lit_vision.callbacks import checkpointing
 from lit_vision.callbacks.boundaries import Boundaries
-from lit_vision.callbacks.checkpointing import RunCheckpoints, check_order, keep_as, refuse_parts
+from lit_vision.callbacks.checkpointing import RunCheckpoints, check_order, keep_as, refuse_late_averages, refuse_parts
 from lit_vision.callbacks.seeding import StepSeeds
 from lit_vision.errors import UserError
 from lit_vision.runs.checkpoints import AtomicCheckpointIO
@@ -235,6 +235,18 @@ def test_checkpoints_of_several_files_are_refused(strategy: Any, option: str) ->
     refuse_parts(ModelParallelStrategy(save_distributed_checkpoint=False))
     refuse_parts(FSDPStrategy())
     refuse_parts(DDPStrategy())
+
+
+@pytest.mark.parametrize("option", ["update_starting_at_step", "update_starting_at_epoch"])
+def test_an_average_that_begins_later_is_refused(option: str, tmp_path: Path) -> None:
+    """Until then Lightning would validate and save the weights of before the training."""
+    average = EMAWeightAveraging(decay=0.9, **{option: 2})
+    trainer = SimpleNamespace(strategy=DDPStrategy(), callbacks=[average], limit_val_batches=0)
+    own = RunCheckpoints(dirpath=str(tmp_path))
+    own.expected = True
+    with pytest.raises(UserError, match=f"EMAWeightAveraging: {option} is 2, .* leave it out"):
+        own.setup(trainer, pl.LightningModule(), "fit")  # type: ignore[arg-type]
+    refuse_late_averages([EMAWeightAveraging(decay=0.9), EMAWeightAveraging(decay=0.9, **{option: 0})])
 
 
 def test_a_state_numbered_in_the_order_of_the_groups_is_refused(tmp_path: Path) -> None:
