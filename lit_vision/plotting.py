@@ -18,6 +18,7 @@ from lit_vision.types import IGNORE_INDEX, BoolArray, Int32Array, UInt8Array
 JPEG_LIMIT = 65500  # pixels of a side
 _ROWS = 512  # of a picture that are coloured at a time
 READABLE = 320  # pixels of the longer side below which pictures are enlarged
+KEPT = 2048  # pixels of the longer side that drawings of many pictures keep
 Array = npt.NDArray[np.generic]
 Color = tuple[int, int, int]
 WHITE, GREY = (255, 255, 255), (110, 110, 110)
@@ -161,6 +162,14 @@ def draw_label(image: UInt8Array, lines: Sequence[str], color: Color = GREY) -> 
     for line in lines:
         y += _tag(canvas, line, (0, y), color, inside=True)
     return canvas
+
+
+def reduced(picture: UInt8Array) -> UInt8Array:
+    """The picture averaged down by a whole factor to at most KEPT pixels a side: several of 10,000 fill the memory."""
+    height, width = picture.shape[:2]
+    factor = -(-max(height, width) // KEPT)
+    size = (max(width // factor, 1), max(height // factor, 1))
+    return picture if factor == 1 else np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def grid(pictures: Sequence[UInt8Array], columns: int = 4, gap: int = 4) -> UInt8Array:

@@ -16,6 +16,7 @@ from lit_vision.plotting import (
     enlarge,
     grid,
     palette,
+    reduced,
     write_picture,
 )
 from lit_vision.types import UInt8Array
@@ -192,3 +193,12 @@ def test_crowds_are_no_objects_with_a_name() -> None:
     drawn = draw_instances(BLACK, crowd, [1], ["cell", "other"])
     assert (drawn[:340, :340] == draw_instances(BLACK, instances, [1], ["cell", "other"])[:340, :340]).all()
     assert (drawn[370, 370] == 0).all()
+
+
+@pytest.mark.parametrize(("size", "kept"), [((2048, 30), (2048, 30)), ((2049, 31), (1024, 15)), ((1, 9000), (1, 1800))])
+def test_large_drawings_are_averaged_down(size: tuple[int, int], kept: tuple[int, int]) -> None:
+    picture = np.full((*size, 3), 90, np.uint8)
+    picture[:, 1::2] = 110
+    small = reduced(picture)
+    assert small.shape == (*kept, 3)
+    assert abs(small.mean() - picture.mean()) < 2

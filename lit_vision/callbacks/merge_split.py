@@ -18,7 +18,7 @@ from lit_vision.drawing import picture_of, shown
 from lit_vision.errors import UserError
 from lit_vision.object_files import measured
 from lit_vision.ops.matching import Overlap, overlap
-from lit_vision.plotting import draw_instances, draw_mask, grid, write_picture
+from lit_vision.plotting import draw_instances, draw_mask, grid, reduced, write_picture
 from lit_vision.types import IGNORE_INDEX, Batch, FloatArray, Int32Array, UInt8Array
 
 HEADER = ("path", "kind", "true_objects", "predicted_objects", "x", "y")
@@ -102,7 +102,7 @@ class MergeSplitReport(pl.Callback):
         least = self._worst[-1][0] if len(self._worst) >= self.pictures and self._worst else 0
         if counted.faults <= least or not self.pictures:
             return
-        drawings = [draw_truth_by_fate(image, truth, counted), draw_instances(image, found)]
+        drawings = [reduced(draw_truth_by_fate(image, truth, counted)), reduced(draw_instances(image, found))]
         self._worst.append((counted.faults, counted.index, drawings))
         self._worst = sorted(self._worst, key=lambda one: (-one[0], one[1]))[: self.pictures]
 

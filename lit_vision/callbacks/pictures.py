@@ -13,7 +13,7 @@ from lit_vision.data.dataset import without_padding
 from lit_vision.drawing import alone, draw_guess, draw_truth
 from lit_vision.errors import UserError
 from lit_vision.metrics.operating_points import curves
-from lit_vision.plotting import grid, write_picture
+from lit_vision.plotting import grid, reduced, write_picture
 from lit_vision.types import Batch, UInt8Array
 
 PICTURES_PER_RUN = 10
@@ -103,7 +103,7 @@ class Pictures(pl.Callback):
             if self._seen + i in chosen:
                 names = _names(pl_module)
                 one, guess = alone(real, i, prediction)
-                self._drawn += [draw_truth(one, 0, names), draw_guess(one, 0, guess, names)]
+                self._drawn += [reduced(draw_truth(one, 0, names)), reduced(draw_guess(one, 0, guess, names))]
         self._seen += len(outputs)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, name: str) -> None:

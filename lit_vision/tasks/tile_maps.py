@@ -68,6 +68,9 @@ def tiled_maps(
 ) -> Iterator[tuple[int, Tensor]]:
     """Bands of maps (K, rows, W) of a picture, see `blended_rows`.
 
+    At the picture's own scale, tiles begin at multiples of the networks' stride: its coarse maps are then those of the
+    whole picture, cut, and not moved by a part of their pixels.
+
     Args:
         task: whose tiles and preprocessing they are.
         image: (H, W, C), the original.
@@ -81,7 +84,8 @@ def tiled_maps(
     def maps_of(boxes: Int64Array) -> Iterator[Tensor]:
         return _maps_of_tiles(task, image, boxes, probabilities)
 
-    return blended_rows((image.shape[0], image.shape[1]), tile, task.tile_overlap, maps_of)
+    multiple = NATIVE_MULTIPLE if task.data["fit"] == "native" else 1
+    return blended_rows((image.shape[0], image.shape[1]), tile, task.tile_overlap, maps_of, multiple)
 
 
 def originals(task: VisionTask, batch: Mapping[str, Any]) -> Iterator[UInt8Array]:

@@ -81,6 +81,13 @@ def test_the_worst_are_kept_and_bounded() -> None:
         MergeSplitReport(pictures=-1)
 
 
+def test_drawings_of_large_pictures_are_kept_small() -> None:
+    report, truth = MergeSplitReport(), np.ones((6, 5000), np.int32)
+    counted = Counted(0, 1, 2, [("split", [1], [1, 2], 0.0, 0.0)])
+    report._draw(counted, np.zeros((6, 5000, 3), np.uint8), truth, truth)
+    assert [drawn.shape for drawn in report._worst[0][2]] == [(2, 1666, 3)] * 2
+
+
 @pytest.mark.slow
 def test_a_test_writes_the_report(drawn: Path, workspace: Path) -> None:
     experiment = tiny.write_experiment(workspace / "cells.yaml", "instances", drawn, max_epochs=1)

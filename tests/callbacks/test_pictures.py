@@ -251,3 +251,21 @@ def test_ranking_leaves_out_what_is_improbable() -> None:
         ("b", pytest.approx(0.7)),
         ("c", pytest.approx(0.29)),
     ]
+
+
+def test_drawings_of_large_pictures_are_kept_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_vision.plotting.KEPT", 400)
+    pictures, task = Pictures(images=1), Task()
+    testing: Any = SimpleNamespace(fn="test")
+    loader = SimpleNamespace(dataset=[0], batch_size=1)
+    trainer: Any = SimpleNamespace(is_global_zero=True, fast_dev_run=False, state=testing, world_size=1)
+    trainer.test_dataloaders, trainer.num_test_batches = loader, [1]
+    batch = {
+        "image": torch.full((1, 3, 300, 1000), 100, dtype=torch.uint8),
+        "mask": torch.zeros(1, 300, 1000, dtype=torch.long),
+        "index": torch.tensor([0]),
+        "frame": torch.eye(3)[None, :2],
+        "size": torch.tensor([[300, 1000]]),
+    }
+    pictures._add(trainer, task, [{"mask": torch.zeros(300, 1000, dtype=torch.long)}], batch)
+    assert [drawn.shape for drawn in pictures._drawn] == [(100, 333, 3)] * 2

@@ -29,6 +29,27 @@ def test_every_pixel_is_covered_by_tiles_inside(height: int, width: int, overlap
     assert len(steps) == 0 or (steps.max() <= 100 * (1 - overlap) + 1 and steps.max() - steps.min() <= 1)
 
 
+@pytest.mark.parametrize(
+    ("extent", "tile", "overlap", "multiple", "starts", "last"),
+    [
+        (170, 64, 0.25, 32, [0, 32, 64, 96, 128], 42),
+        (1000, 256, 0.25, 32, [0, 192, 384, 576, 768], 232),
+        (1024, 256, 0.25, 32, [0, 192, 384, 576, 768], 256),
+        (33, 32, 0.0, 32, [0, 16], 17),  # of 32, the last one would be one pixel wide
+        (60, 48, 0.9, 32, [0, 4, 8, 12], 48),  # neighbours are at most four pixels apart
+        (20, 64, 0.25, 32, [0], 20),
+        (3, 1, 0.0, 32, [0, 1, 2], 1),
+    ],
+)
+def test_tiles_begin_at_multiples(
+    extent: int, tile: int, overlap: float, multiple: int, starts: list[int], last: int
+) -> None:
+    tiles = tile_grid((1, extent), tile, overlap, multiple)
+    assert tiles[:, 0].tolist() == starts
+    assert tiles[-1, 2] - tiles[-1, 0] == last
+    assert tiles[-1, 2] == extent
+
+
 def test_a_picture_smaller_than_a_tile_is_one_tile() -> None:
     assert tile_grid((40, 60), 512).tolist() == [[0, 0, 60, 40]]
 
@@ -61,7 +82,9 @@ def test_windows_sum_to_one_and_vanish_at_inner_edges(extent: int, tile: int, ov
         assert (left[len(left) - outer :] == 0).all()
 
 
-def rows_of(picture: Tensor, tile: int, overlap: float, change: object = None) -> tuple[Tensor, list[int]]:
+def rows_of(
+    picture: Tensor, tile: int, overlap: float, change: object = None, multiple: int = 1
+) -> tuple[Tensor, list[int]]:
     """The picture (K, H, W) cut into tiles, changed, and blended again; and how many rows came at a time."""
 
     def cut(boxes: np.ndarray) -> Iterator[Tensor]:
@@ -70,16 +93,17 @@ def rows_of(picture: Tensor, tile: int, overlap: float, change: object = None) -
             yield part if change is None else change(part)
 
     whole, counts = torch.full_like(picture, torch.nan), []
-    for top, rows in blended_rows(tuple(picture.shape[1:]), tile, overlap, cut):
+    for top, rows in blended_rows(tuple(picture.shape[1:]), tile, overlap, cut, multiple):
         whole[:, top : top + rows.shape[1]] = rows
         counts.append(rows.shape[1])
     return whole, counts
 
 
+@pytest.mark.parametrize("multiple", [1, 8, 32])
 @pytest.mark.parametrize(("tile", "overlap"), [(16, 0.0), (16, 0.25), (24, 0.6), (64, 0.25)])
-def test_tiles_of_a_picture_make_the_picture(tile: int, overlap: float) -> None:
+def test_tiles_of_a_picture_make_the_picture(tile: int, overlap: float, multiple: int) -> None:
     picture = torch.rand(3, 50, 41, generator=torch.Generator().manual_seed(0))
-    whole, counts = rows_of(picture, tile, overlap)
+    whole, counts = rows_of(picture, tile, overlap, multiple=multiple)
     assert torch.allclose(whole, picture, atol=1e-6)
     assert sum(counts) == 50
     assert max(counts) <= tile

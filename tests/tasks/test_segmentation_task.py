@@ -219,6 +219,17 @@ class Neighbours(nn.Module):
         return logits
 
 
+class Blocks(nn.Module):
+    """Logits of a pixel from the block of 8 x 8 pixels that it lies in, as the coarse maps of encoders are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse = nn.Conv2d(3, 3, 8, stride=8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.interpolate(self.coarse(images), scale_factor=8.0)
+
+
 def with_neighbours(**settings: Any) -> SemanticSegmenter:
     task = SemanticSegmenter(NAMES, **settings, **TINY).eval()
     task.network = Neighbours()
@@ -239,6 +250,21 @@ def test_tiles_give_the_whole_picture_s_result(size: tuple[int, int]) -> None:
     assert torch.equal(tiled["mask"].long()[inside], mask[inside])
     assert torch.allclose(tiled["confidence"][inside], confidence[inside], atol=1e-6)
     assert tiled["mask"].shape == tiled["confidence"].shape == size
+    assert len(set(mask.unique().tolist())) == 3
+
+
+@pytest.mark.parametrize("size", [(200, 170), (64, 300), (40, 50)])
+def test_coarse_maps_of_tiles_are_those_of_the_whole_picture(size: tuple[int, int]) -> None:
+    task = with_neighbours(tile=64, tile_overlap=0.25)
+    task.network = Blocks()
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        tiled = task.predict_whole(image)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+        logits = task(F.pad(pixels, (0, -size[1] % 32, 0, -size[0] % 32), value=114))[0, :, : size[0], : size[1]]
+    confidence, mask = logits.softmax(0).max(0)
+    assert torch.equal(tiled["mask"].long(), mask)
+    assert torch.allclose(tiled["confidence"], confidence, atol=1e-6)
     assert len(set(mask.unique().tolist())) == 3
 
 
