@@ -117,9 +117,10 @@ class MergeSplitReport(pl.Callback):
         ordered = [counted[index] for index in sorted(counted)]
         write_report(folder / "test", ordered, [data.index.files.text(one.index) for one in ordered])
         drawn = sorted(worst.values(), key=lambda one: (-one[0], one[1]))[: self.pictures]
+        file = folder / "pictures" / "test_worst.jpg"
+        file.unlink(missing_ok=True)  # of an earlier test of this run, which may have had faults
         if drawn:
-            pairs = [picture for _, _, both in drawn for picture in both]
-            write_picture(folder / "pictures" / "test_worst.jpg", grid(pairs))
+            write_picture(file, grid([picture for _, _, both in drawn for picture in both]))
         rank_zero_info(f"merges and splits: {folder / 'test' / 'merges_splits.csv'}")
 
 

@@ -41,11 +41,21 @@ def load_task(path: str | Path, **changes: Any) -> VisionTask:
     Args:
         path: a checkpoint of `fit`.
         changes: arguments of the task to be set otherwise, such as thresholds.
+
+    Raises:
+        UserError: the file is no checkpoint of ours, or the changes make another network of it.
     """
     checkpoint = read_checkpoint(path)
     task = build_task(checkpoint, path, **changes)
     task.on_load_checkpoint(checkpoint)
-    task.load_state_dict(checkpoint["state_dict"])
+    try:
+        task.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        if not changes:
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+        sentence = f"the weights of {path} do not fit with {given}: leave out what makes another network"
+        raise UserError(sentence) from error
     if task.channels_last:
         as_channels_last(task)
     return task.eval()

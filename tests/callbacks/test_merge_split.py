@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import cv2
@@ -12,6 +13,7 @@ import tiny
 import torch
 
 from lit_vision.callbacks.merge_split import Counted, MergeSplitReport, counted_of, draw_truth_by_fate, write_report
+from lit_vision.data.instances import InstanceDataModule
 from lit_vision.errors import UserError
 from lit_vision.ops.matching import overlap
 
@@ -86,6 +88,19 @@ def test_drawings_of_large_pictures_are_kept_small() -> None:
     counted = Counted(0, 1, 2, [("split", [1], [1, 2], 0.0, 0.0)])
     report._draw(counted, np.zeros((6, 5000, 3), np.uint8), truth, truth)
     assert [drawn.shape for drawn in report._worst[0][2]] == [(2, 1666, 3)] * 2
+
+
+def test_a_picture_of_an_earlier_test_does_not_stay_beside_a_report_without_faults(drawn: Path, tmp_path: Path) -> None:
+    data = InstanceDataModule(str(drawn / "instances"), image_size=64, check=False)
+    trainer: Any = SimpleNamespace(world_size=1, datamodule=data, default_root_dir=str(tmp_path))
+    picture = tmp_path / "pictures" / "test_worst.jpg"
+    image, truth = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), np.int32)
+    for faults, events in ((1, [("split", [1], [1, 2], 0.0, 0.0)]), (0, [])):
+        report = MergeSplitReport()
+        report._counted = [Counted(0, 1, 1 + faults, cast(Any, events))]
+        report._draw(report._counted[0], image, truth, truth)
+        report.on_test_epoch_end(trainer, cast(Any, None))
+        assert picture.exists() == bool(faults)
 
 
 @pytest.mark.slow

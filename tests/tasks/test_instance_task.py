@@ -140,6 +140,10 @@ def test_learns_saves_and_loads(root: Path, tmp_path: Path) -> None:
     loaded = load_task(tmp_path / "last.ckpt", border_threshold=0.2)
     assert isinstance(loaded, InstanceSegmenter)
     assert loaded.separation == replace(task.separation, border_threshold=0.2)
+    with pytest.raises(
+        UserError, match=r"last\.ckpt do not fit with border_decoder='fpn', border_decoder_args=None: leave out"
+    ):
+        load_task(tmp_path / "last.ckpt", border_decoder="fpn", border_decoder_args=None)
     batch = next(iter(data.val_dataloader()))
     with torch.no_grad():
         for ours, theirs in zip(loaded(batch["image"]), task.eval()(batch["image"]), strict=True):
