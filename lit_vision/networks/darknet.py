@@ -15,9 +15,10 @@ from lit_vision.networks.darknet_kinds import Head as HeadSection
 from lit_vision.networks.darknet_layers import ConvBlock, LayerRun, make_layer
 from lit_vision.networks.yolo_layers import Head
 from lit_vision.networks.yolo_network import AnchorDecoder
-from lit_vision.ops.anchors import arrange_anchors
+from lit_vision.ops.anchors import arrange_anchors, deal_anchors
 
 BN_EPS = 1e-5
+NEVER = -200.0  # a logit whose sigmoid is 0 in float32
 
 
 class DarknetYOLO(AnchorDecoder):
@@ -38,7 +39,8 @@ class DarknetYOLO(AnchorDecoder):
         coarsest: stride of all layers; heights and widths of pictures are multiples of it.
         scale_x_y: of the outputs, see `ops.grid.decode`.
         ignore_thresholds: of the .cfg's heads, for the loss.
-        anchors: a buffer (S, A, 2), pixels of the network input, so that it travels in the checkpoint.
+        anchors: a buffer (S, A, 2), pixels of the network input, so that it travels in the checkpoint. Where a mask
+            names fewer than A, 0 x 0 stand at the end, and boxes that are none at the end of the output.
         heads_read: whether the heads are those of a file of weights, which learnt with its own anchors.
     """
 
@@ -55,14 +57,15 @@ class DarknetYOLO(AnchorDecoder):
         self.coarsest = config.coarsest
         self.scale_x_y = tuple(kind.scale_x_y for kind in kinds)
         self.ignore_thresholds = tuple(kind.ignore_threshold for kind in kinds)
-        own = torch.tensor([kind.anchors for kind in kinds], dtype=torch.float32)
-        given = own if anchors is None else arrange_anchors(anchors, len(kinds))
-        if given.shape != own.shape:
-            found, wanted = given.shape[:2].numel(), own.shape[:2].numel()
-            raise UserError(f"`anchors` has {found} pairs, but {config.source} wants {wanted}: give as many")
-        self.register_buffer("anchors", given)
-        lists = [torch.tensor(kind.all_anchors, dtype=torch.float32) for kind in kinds]
-        self.register_buffer("listed", pad_sequence(lists, batch_first=True), persistent=False)
+        self.register_buffer("anchors", _padded([kind.anchors for kind in kinds]))
+        if anchors is not None:
+            counts = [len(kind.mask) for kind in kinds]
+            pairs = arrange_anchors(anchors, 1)[0].tolist()
+            if len(pairs) != sum(counts):
+                found = f"`anchors` has {len(pairs)} pairs, but {config.source} wants {sum(counts)}"
+                raise UserError(f"{found}: give as many")
+            self.anchors = deal_anchors(pairs, counts)
+        self.register_buffer("listed", _padded([kind.all_anchors for kind in kinds]), persistent=False)
         self.backbone, self.head = _parts(config, bn_eps)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -75,7 +78,15 @@ class DarknetYOLO(AnchorDecoder):
         if height % self.coarsest or width % self.coarsest:
             raise UserError(f"image_size {height} x {width} is not a multiple of {self.coarsest}; choose one that is")
         outputs: list[Tensor] = self.head(*self.backbone(images))
-        return outputs
+        wanted = self.anchors.shape[1] * (5 + self.config.classes)
+        return [output if output.shape[1] == wanted else self._filled(output, wanted) for output in outputs]
+
+    def _filled(self, output: Tensor, wanted: int) -> Tensor:
+        """The output of a head with fewer anchors than others, (B, wanted, H, W): what it lacks is never an object."""
+        batch, channels, height, width = output.shape
+        none = output.new_zeros(batch, wanted - channels, height, width)
+        none[:, 4 :: 5 + self.config.classes] = NEVER
+        return torch.cat([output, none], dim=1)
 
     @property
     def rivals(self) -> Tensor | None:
@@ -83,8 +94,8 @@ class DarknetYOLO(AnchorDecoder):
 
         Where one has fewer, the last are 0 x 0, which are nobody's best.
         """
-        known = (self.anchors[:, :, None] == self.listed[:, None]).all(dim=-1).any(dim=-1).all()
-        return self.listed if known else None
+        known = (self.anchors[:, :, None] == self.listed[:, None]).all(dim=-1).any(dim=-1)
+        return self.listed if (known | (self.anchors == 0).all(dim=-1)).all() else None
 
     def convolutions(self) -> list[tuple[int, nn.Conv2d, nn.BatchNorm2d | None]]:
         """Number, convolution and norm of each [convolutional], in the order of the .cfg."""
@@ -96,6 +107,11 @@ class DarknetYOLO(AnchorDecoder):
                 elif isinstance(module, Head):
                     found.append((int(number), module, None))
         return found
+
+
+def _padded(lists: Sequence[Sequence[tuple[float, float]]]) -> Tensor:
+    """(S, M, 2) of lists of different lengths: 0 x 0 at the ends of the shorter ones."""
+    return pad_sequence([torch.tensor(one, dtype=torch.float32) for one in lists], batch_first=True)
 
 
 def _parts(config: DarknetConfig, bn_eps: float) -> tuple[LayerRun, LayerRun]:

@@ -125,8 +125,6 @@ def _check_heads(config: DarknetConfig) -> None:
         head, section = config.head(number), config.layers[number].section
         if head.classes != first.classes:
             raise section.fault(f"classes={head.classes}, but another [yolo] has {first.classes}: make them equal")
-        if len(head.mask) != len(first.mask):
-            raise section.fault(f"mask names {len(head.mask)} anchors, but another [yolo]'s {len(first.mask)}", "mask")
 
 
 def backbone_length(layers: Sequence[Layer]) -> int:

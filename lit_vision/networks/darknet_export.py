@@ -43,8 +43,8 @@ def config_text(network: DarknetYOLO, height: int, width: int, fit: str | None =
 def _anchor_lists(network: DarknetYOLO) -> list[list[tuple[str, str]]]:
     """All anchors of each [yolo], coarsest scale first; where sections shared a list they still do."""
     heads = [network.config.head(number) for number in network.config.heads]
-    scales = zip(heads, network.anchors.tolist(), strict=True)
-    now = [{i: _pair(pair) for i, pair in zip(head.mask, own, strict=True)} for head, own in scales]
+    scales = zip(heads, network.anchors.tolist(), strict=True)  # those of a short mask end with 0 x 0
+    now = [{i: _pair(pair) for i, pair in zip(head.mask, own, strict=False)} for head, own in scales]
     lists = []
     for k, head in enumerate(heads):
         kin = [own for own, other in zip(now, heads, strict=True) if other.all_anchors == head.all_anchors]

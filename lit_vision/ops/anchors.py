@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lit_vision.errors import UserError
 from lit_vision.ops.boxes import size_iou
@@ -43,8 +44,18 @@ def arrange_anchors(anchors: Sequence[Sequence[float]], num_scales: int) -> Tens
             f"`anchors` has {len(anchors)} pairs, which {num_scales} scales cannot share evenly; "
             f"give {num_scales}, {2 * num_scales} or {3 * num_scales}"
         )
+    return deal_anchors(anchors, [len(anchors) // num_scales] * num_scales)
+
+
+def deal_anchors(anchors: Sequence[Sequence[float]], counts: Sequence[int]) -> Tensor:
+    """As many anchors for each scale, the largest for the first: (S, A, 2), smallest first within a scale.
+
+    A scale with fewer than A ends with 0 x 0, which fits no object.
+    """
     by_area = sorted(anchors, key=lambda pair: pair[0] * pair[1])
-    return torch.tensor(by_area, dtype=torch.float32).view(num_scales, -1, 2).flip(0)
+    ends = [len(by_area) - sum(counts[:scale]) for scale in range(len(counts))]
+    scales = [by_area[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    return pad_sequence([torch.tensor(own, dtype=torch.float32) for own in scales], batch_first=True)
 
 
 def _spread_start(sizes: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,7 @@ from lit_vision.networks.preprocess import Preprocess, interleave
 from lit_vision.networks.sharding import blocks
 from lit_vision.networks.stages import Stages, divide
 from lit_vision.ops.tiles import check_tiles, refuse_cropped
-from lit_vision.tasks.checkpoint_facts import refuse_other_task, say_differences, shown_classes
+from lit_vision.tasks.checkpoint_facts import refuse_other_count, refuse_other_task, say_differences, shown_classes
 from lit_vision.tasks.optimization import (
     WARMUP,
     as_channels_last,
@@ -132,6 +132,9 @@ class VisionTask(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Freezes (before DDP wraps the module), sets the memory format, compiles; remembers the data's facts."""
         self.data = self._preprocessing() or self.data
+        if stage == "fit":
+            data = getattr(self._trainer, "datamodule", None)
+            refuse_other_count(self.class_names, getattr(data, "class_names", None))
         if self.tile is not None and stage != "validate":
             refuse_cropped(self.tile, self.data.get("fit"))  # in a fit, too: what follows it could not be done
         if stage == "fit" and self.freezing is not None:

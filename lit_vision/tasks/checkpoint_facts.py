@@ -17,6 +17,15 @@ COMPUTING = (
 PIXELS = ("mean", "std", "border_mean", "border_std")  # likewise; null where the weights decide
 
 
+def refuse_other_count(given: Sequence[str], found: Sequence[str] | None) -> None:
+    """Raises UserError where a task in Python has more or fewer classes than the data that it is to learn from."""
+    if found is not None and len(given) != len(found):
+        raise UserError(
+            f"the model has {len(given)} classes {shown_classes(given)}, but the data has {len(found)} "
+            f"{shown_classes(found)}: make it with the data module's class_names"
+        )
+
+
 def refuse_other_task(facts: Mapping[str, Any] | None, kind: str, class_names: Sequence[str]) -> Mapping[str, Any]:
     """The facts of a checkpoint, if it is of such a task with such classes.
 

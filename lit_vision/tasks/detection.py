@@ -16,7 +16,7 @@ from lit_vision.networks.preprocess import Preprocess
 from lit_vision.networks.statistics import Statistics, statistics_for
 from lit_vision.networks.yolo_choice import AnchorChoice, create_yolo, plain_architecture
 from lit_vision.networks.yolo_network import AnchorNetwork, HeadKind, Neck, refuse_unfit
-from lit_vision.ops.anchors import anchor_fit, arrange_anchors, cluster_anchors, refine_anchors
+from lit_vision.ops.anchors import anchor_fit, cluster_anchors, deal_anchors, refine_anchors
 from lit_vision.tasks.box_task import BoxTask
 from lit_vision.tasks.starting import take_network
 from lit_vision.types import DetectionBatch
@@ -207,9 +207,10 @@ class YOLODetector(BoxTask):
         if sizes_of is None:
             raise UserError("`anchors: auto` needs a DetectionDataModule: give `anchors: paper` or a list")
         own, sizes = cast(AnchorNetwork, self.network).anchors, sizes_of()
-        anchors = refine_anchors(sizes, cluster_anchors(sizes, own.shape[:2].numel())[0])
+        counts = own.all(dim=-1).sum(dim=1).tolist()  # heads of a .cfg may have fewer than others
+        anchors = refine_anchors(sizes, cluster_anchors(sizes, sum(counts))[0])
         fit = anchor_fit(sizes, anchors)
-        own.copy_(arrange_anchors(anchors.tolist(), len(self.network.strides)))
+        own.copy_(deal_anchors(anchors.tolist(), counts))
         shown = ", ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors.tolist())
         rank_zero_info(
             f"anchors clustered from the training boxes: {shown} (mean best IoU {fit.mean_iou:.3f}, "

@@ -425,6 +425,27 @@ def test_heads_with_anchor_lists_of_their_own_each_train_their_best_as_in_darkne
     assert trained(network, small, law="dense") == [0, 1]
 
 
+@pytest.mark.parametrize("law", ["darknet", "dense", "modern"])
+def test_a_head_with_fewer_anchors_trains_those_alone(law: str) -> None:
+    """What it lacks has no object, no cost and no gradient."""
+    text = (FOLDER / "yolov3-tiny.cfg").read_text().replace("mask = 0,1,2", "mask = 1")
+    last = text.rindex("filters=255")
+    network = create_darknet(f"{text[:last]}filters=85{text[last + len('filters=255') :]}", 2)
+    raw = [torch.zeros(1, 21, 4, 4, requires_grad=True), torch.zeros(1, 7, 8, 8, requires_grad=True)]
+    outputs = [raw[0], network._filled(raw[1], 21)]
+    # Of the second anchor, the fifth, and the first, which no mask names.
+    boxes = torch.tensor([[60.0, 60.0, 83.0, 87.0], [0.0, 0.0, 126.0, 126.0], [20.0, 100.0, 30.0, 114.0]])
+    terms = YOLOLoss(law=law, box_loss="ciou")(outputs, network, [boxes], [torch.tensor([0, 1, 1])])  # type: ignore[arg-type]
+    terms.total.backward()
+    gradients = [own.grad.view(-1, 7, own.shape[2] ** 2) for own in raw]  # type: ignore[union-attr]
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert float(terms.objectness) == pytest.approx(math.log(2) * (3 * 16 + 64))
+    trained = [(gradient[:, 4] < 0).any(dim=1).tolist() for gradient in gradients]
+    assert trained[1] == [True]
+    assert int((gradients[1][:, 4] < 0).sum()) == {"darknet": 1, "dense": 2, "modern": 1}[law]
+    assert trained[0] == [law == "dense", True, False]  # which trains the fourth, too, at an IoU of 0.42
+
+
 def test_each_head_ignores_by_its_own_threshold() -> None:
     network = tiny_cfg("3,4,5", "0,1,2", ignore=0.2)
     assert network.ignore_thresholds == (0.7, 0.2)

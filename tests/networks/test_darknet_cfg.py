@@ -111,8 +111,6 @@ def test_heads_must_agree() -> None:
     second = "\n[route]\nlayers=0\n[convolutional]\nsize=1\nfilters={}\nactivation=linear\n[yolo]\nanchors=1,2\n"
     with pytest.raises(UserError, match=r"a\.cfg:42: \[yolo\] classes=3, but another \[yolo\] has 2"):
         parse(SMALL + second.format(8) + "classes=3", "a.cfg")
-    with pytest.raises(UserError, match="mask names 1 anchors, but another"):
-        parse(SMALL + second.format(7) + "classes=2", "a.cfg")
 
 
 def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

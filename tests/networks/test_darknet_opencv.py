@@ -186,6 +186,18 @@ def test_masks_choose_the_anchors_in_their_order(
         assert_equal(ours, theirs)
 
 
+def test_heads_may_have_different_numbers_of_anchors(tmp_path: Path) -> None:
+    """The second head's only anchor is the second of the list; what it lacks are boxes that are never objects."""
+    text = (FOLDER / "yolov3-tiny.cfg").read_text().replace("mask = 0,1,2", "mask = 1")
+    last = text.rindex("filters=255")
+    text = f"{text[:last]}filters=85{text[last + len('filters=255') :]}"
+    weights, images = draw_weights(text, tmp_path / "a.weights"), noise(96, 160)
+    first, second = our_rows(load(text, weights), images)
+    by_anchor = second.reshape(-1, 3, 85)
+    assert (by_anchor[:, 1:, 4] == 0).all()
+    assert_equal([first, by_anchor[:, 0]], opencv_rows(text, weights, images, tmp_path))
+
+
 @pytest.mark.slow  # 62 million weights through a file
 @pytest.mark.parametrize(("name", "size"), [("yolov3", 248_007_048), ("yolov3-spp", 252_209_544)])
 def test_large_networks_equal_opencv(name: str, size: int, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from lit_vision.ops.anchors import (
     anchor_fit,
     arrange_anchors,
     cluster_anchors,
+    deal_anchors,
     refine_anchors,
 )
 from lit_vision.ops.boxes import size_iou
@@ -92,6 +93,15 @@ def test_largest_anchors_go_to_the_coarsest_scale() -> None:
     assert arranged[2].tolist() == [[10.0, 13.0], [16.0, 30.0], [33.0, 23.0]]
     assert torch.equal(arrange_anchors(PAPER_ANCHORS[::-1], 3), arranged)
     assert arrange_anchors(TINY_ANCHORS, 2)[0].tolist() == [[81.0, 82.0], [135.0, 169.0], [344.0, 319.0]]
+
+
+def test_scales_with_fewer_anchors_end_with_none() -> None:
+    dealt = deal_anchors(TINY_ANCHORS[::-1], [3, 1, 2])
+    assert dealt.tolist() == [
+        [[81.0, 82.0], [135.0, 169.0], [344.0, 319.0]],
+        [[37.0, 58.0], [0.0, 0.0], [0.0, 0.0]],
+        [[10.0, 14.0], [23.0, 27.0], [0.0, 0.0]],
+    ]
 
 
 @pytest.mark.parametrize(

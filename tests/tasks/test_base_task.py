@@ -75,6 +75,19 @@ def trainer(root: Path, **settings: Any) -> pl.Trainer:
     return pl.Trainer(default_root_dir=root, accelerator="cpu", **{**quiet, "max_epochs": 2, **settings})
 
 
+def test_a_model_of_other_classes_than_its_data_is_refused(tmp_path: Path) -> None:
+    class Data(pl.LightningDataModule):
+        class_names = ("a", "b", "c")
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(Ten(), batch_size=5)
+
+    sentence = r"the model has 2 classes \(x, y\), but the data has 3 \(a, b, c\): make it with"
+    with pytest.raises(UserError, match=f"^{sentence} the data module's class_names$"):
+        trainer(tmp_path).fit(TinyTask(["x", "y"]), Data())
+    trainer(tmp_path, max_epochs=1, enable_checkpointing=False).fit(TinyTask(["x", "y", "z"]), Data())
+
+
 def loader() -> DataLoader[dict[str, Any]]:
     return DataLoader(Ten(), batch_size=4)
 

@@ -14,10 +14,14 @@ from tiny import command, write_experiment
 from torch import nn
 
 from lit_vision.callbacks.unfreezing import ProgressiveUnfreezing
+from lit_vision.darknet import export_darknet
 from lit_vision.data.detection import DetectionDataModule
 from lit_vision.data.geometry import fit_frame
 from lit_vision.data.transforms import restore_boxes
-from lit_vision.networks.darknet import DarknetYOLO
+from lit_vision.errors import UserError
+from lit_vision.networks.darknet import DarknetYOLO, create_darknet
+from lit_vision.networks.darknet_cfg import FOLDER
+from lit_vision.networks.darknet_weights import load_weights
 from lit_vision.networks.stages import divide
 from lit_vision.runs.checkpoints import fill_in
 from lit_vision.tasks.checkpoints import load_task
@@ -168,6 +172,34 @@ def test_other_anchors_under_heads_that_were_read_are_said_aloud(
             YOLODetector(names, architecture=str(cfg), weights=str(cfg.with_suffix(".weights")), anchors=anchors)  # type: ignore[arg-type]
         other = len(names) == 2 and anchors not in (None, "paper")
         assert ("learnt with other anchors: leave model.anchors out" in caplog.text) == other
+
+
+def test_anchors_are_clustered_for_heads_of_different_numbers(drawn: Path, tmp_path: Path) -> None:
+    """Their files, too, say how many each head has; the largest are the coarsest head's."""
+    text = (FOLDER / "yolov3-tiny.cfg").read_text().replace("mask = 0,1,2", "mask = 1")
+    last = text.rindex("filters=255")
+    (tmp_path / "a.cfg").write_text(f"{text[:last]}filters=85{text[last + len('filters=255') :]}")
+    data = DetectionDataModule(str(drawn / "detection"), format="coco", image_size=64, batch_size=2, num_workers=0)
+    task = YOLODetector(data.class_names, architecture=str(tmp_path / "a.cfg"), anchors="auto")
+    trainer = quiet_trainer(max_steps=1)
+    trainer.fit(task, data)
+    dealt = task.network.anchors
+    areas = dealt.prod(dim=2)
+    assert (dealt[1, 1:] == 0).all()
+    assert 0 < areas[1, 0] < areas[0, 0] < areas[0, 1] < areas[0, 2]
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert torch.equal(load_task(tmp_path / "a.ckpt").network.anchors, dealt)
+    _, cfg, _ = export_darknet(tmp_path / "a.ckpt", tmp_path / "b.weights")
+    again = create_darknet(str(cfg))
+    assert torch.equal(again.anchors, dealt)
+    load_weights(again, tmp_path / "b.weights")
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for own, other in zip(again.eval()(images), task.network.eval()(images), strict=True):
+            assert own.shape[1] == 3 * (5 + len(data.class_names))
+            torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)  # their layouts in memory differ
+    with pytest.raises(UserError, match=r"`anchors` has 6 pairs, but .*a\.cfg wants 4: give as many"):
+        create_darknet(str(tmp_path / "a.cfg"), anchors=[[k, k] for k in range(1, 7)])
 
 
 def test_pixels_come_from_0_to_1_as_in_darknet(cfg: Path) -> None:
