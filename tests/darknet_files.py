@@ -57,6 +57,13 @@ def sections(text: str) -> list[tuple[str, dict[str, str]]]:
     return found
 
 
+def three_and_one(text: str) -> str:
+    """The .cfg of yolov3-tiny with one anchor for its second head, the second of the list."""
+    text = text.replace("mask = 0,1,2", "mask = 1")
+    last = text.rindex("filters=255")
+    return f"{text[:last]}filters=85{text[last + len('filters=255') :]}"
+
+
 def draw_weights(text: str, path: Path, seed: int = 0, minor: int = 2, heads: float = 2.0) -> Path:
     """Writes weights that keep the signal's size: each convolution's by its fan-in, small ones before a shortcut.
 

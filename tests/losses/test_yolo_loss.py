@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from darknet_files import three_and_one
 from torch import Tensor
 
 from lit_vision.errors import UserError
@@ -428,9 +429,7 @@ def test_heads_with_anchor_lists_of_their_own_each_train_their_best_as_in_darkne
 @pytest.mark.parametrize("law", ["darknet", "dense", "modern"])
 def test_a_head_with_fewer_anchors_trains_those_alone(law: str) -> None:
     """What it lacks has no object, no cost and no gradient."""
-    text = (FOLDER / "yolov3-tiny.cfg").read_text().replace("mask = 0,1,2", "mask = 1")
-    last = text.rindex("filters=255")
-    network = create_darknet(f"{text[:last]}filters=85{text[last + len('filters=255') :]}", 2)
+    network = create_darknet(three_and_one((FOLDER / "yolov3-tiny.cfg").read_text()), 2)
     raw = [torch.zeros(1, 21, 4, 4, requires_grad=True), torch.zeros(1, 7, 8, 8, requires_grad=True)]
     outputs = [raw[0], network._filled(raw[1], 21)]
     # Of the second anchor, the fifth, and the first, which no mask names.

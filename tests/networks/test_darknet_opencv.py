@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from darknet_files import FILES, OPENCV_EPS, REAL, SHARED, Rows, draw_weights, needs_files, needs_reader, opencv_rows
+from darknet_files import (
+    FILES,
+    OPENCV_EPS,
+    REAL,
+    SHARED,
+    Rows,
+    draw_weights,
+    needs_files,
+    needs_reader,
+    opencv_rows,
+    three_and_one,
+)
 from torch import nn
 
 from lit_vision.networks import darknet_layers, darknet_weights, yolo_network
@@ -188,9 +199,7 @@ def test_masks_choose_the_anchors_in_their_order(
 
 def test_heads_may_have_different_numbers_of_anchors(tmp_path: Path) -> None:
     """The second head's only anchor is the second of the list; what it lacks are boxes that are never objects."""
-    text = (FOLDER / "yolov3-tiny.cfg").read_text().replace("mask = 0,1,2", "mask = 1")
-    last = text.rindex("filters=255")
-    text = f"{text[:last]}filters=85{text[last + len('filters=255') :]}"
+    text = three_and_one((FOLDER / "yolov3-tiny.cfg").read_text())
     weights, images = draw_weights(text, tmp_path / "a.weights"), noise(96, 160)
     first, second = our_rows(load(text, weights), images)
     by_anchor = second.reshape(-1, 3, 85)

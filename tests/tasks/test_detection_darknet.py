@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from darknet_files import draw_weights
+from darknet_files import draw_weights, three_and_one
 from quiet import quiet_trainer
 from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN
@@ -176,9 +176,7 @@ def test_other_anchors_under_heads_that_were_read_are_said_aloud(
 
 def test_anchors_are_clustered_for_heads_of_different_numbers(drawn: Path, tmp_path: Path) -> None:
     """Their files, too, say how many each head has; the largest are the coarsest head's."""
-    text = (FOLDER / "yolov3-tiny.cfg").read_text().replace("mask = 0,1,2", "mask = 1")
-    last = text.rindex("filters=255")
-    (tmp_path / "a.cfg").write_text(f"{text[:last]}filters=85{text[last + len('filters=255') :]}")
+    (tmp_path / "a.cfg").write_text(three_and_one((FOLDER / "yolov3-tiny.cfg").read_text()))
     data = DetectionDataModule(str(drawn / "detection"), format="coco", image_size=64, batch_size=2, num_workers=0)
     task = YOLODetector(data.class_names, architecture=str(tmp_path / "a.cfg"), anchors="auto")
     trainer = quiet_trainer(max_steps=1)
