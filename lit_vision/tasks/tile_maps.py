@@ -84,8 +84,12 @@ def tiled_maps(
     def maps_of(boxes: Int64Array) -> Iterator[Tensor]:
         return _maps_of_tiles(task, image, boxes, probabilities)
 
-    multiple = NATIVE_MULTIPLE if task.data["fit"] == "native" else 1
-    return blended_rows((image.shape[0], image.shape[1]), tile, task.tile_overlap, maps_of, multiple)
+    return blended_rows((image.shape[0], image.shape[1]), tile, task.tile_overlap, maps_of, _multiple(task))
+
+
+def _multiple(task: VisionTask) -> int:
+    """The stride of networks where pictures keep their scale, 1 where they get a fixed size."""
+    return NATIVE_MULTIPLE if task.data["fit"] == "native" else 1
 
 
 def originals(task: VisionTask, batch: Mapping[str, Any]) -> Iterator[UInt8Array]:
@@ -106,7 +110,7 @@ def _maps_of_tiles(
 ) -> Iterator[Tensor]:
     """Maps (K, h, w) float32 of each tile xyxy of a picture, in its own pixels, on the CPU."""
     transform = tile_transform(task.data)
-    collate = Collate(multiple=NATIVE_MULTIPLE if task.data["fit"] == "native" else 1)
+    collate = Collate(multiple=_multiple(task))
     rest = iter(boxes.tolist())
     while some := list(islice(rest, TILES_PER_STEP)):
         warped = [transform(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in some]
